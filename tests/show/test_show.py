@@ -284,6 +284,41 @@ def test_an_arrow_points_to_what_stands_in_for_a_word() -> None:
     assert not re.search("[\u200e\u2066\u2069]", english)
 
 
+def test_what_is_to_be_predicted_is_called_masked_and_not_hidden(tmp_path: Path) -> None:
+    """Only a part of it is hidden: some is shown as another word, and some as it is."""
+    picture = inspect_text(TEXT, {"ratio": {"kind": "constant", "base": 0.3}}, progress=[0])
+    page, checker = picture.save(tmp_path / "page.html").read_text(encoding="utf-8"), Checker()
+    for html in (page, picture._repr_html_()):
+        checker.feed(html)
+        assert "Masked, so to be predicted:" in checker.words
+        assert "hidden" not in re.sub(
+            r' (?:class|aria-hidden)="[^"]*"', "", html.split("</style>")[1]
+        )
+    assert "30.0 % masked" in re.sub(r"\s+", " ", checker.words)
+    assert "share masked over training" in page
+    assert str(picture).startswith("masked, to be predicted: [word] shown as [MASK]")
+    assert "hidden" not in str(picture)
+
+
+def test_the_mask_is_written_as_the_tokenizer_writes_it(
+    tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_tokenizer, tmp_path / "tokenizer"))
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text().replace("[MASK]", "<mask>"))
+    masking = {"mask_replace_prob": {"kind": "linear", "start": 0.8, "end": 0.9}}
+    picture = inspect_text(TEXT, masking, tokenizer=folder, progress=(0, 1))
+    page = picture.save(tmp_path / "page.html").read_text(encoding="utf-8")
+    for shown in (
+        str(picture),
+        *(html.replace("&lt;", "<").replace("&gt;", ">") for html in (page, picture._repr_html_())),
+    ):
+        assert "shown as <mask>" in shown
+        assert "[MASK]" not in shown
+    assert "masked: the model sees &lt;mask&gt;" in page
+    assert "shown as <mask>, as another at progress 0, 1: 80%, 10%" in str(picture)
+
+
 def test_text_of_another_script_is_shown_with_a_note(tiny_data: PreparedData) -> None:
     greek = "Καλημέρα σας, τι κάνετε;"
     assert "note: words and classes are an English tagger's" in str(
@@ -439,7 +474,7 @@ def test_a_text_in_a_notebook_is_a_fragment_of_its_own() -> None:
     assert all(selector.startswith(f"#{name[1]}") for selector in scoped)
     assert not re.search("http|url\\(|@import|<script", html)
     assert "<b>" not in html
-    assert checker.words.count("to be predicted:") == 3
+    assert checker.words.count("% masked:") == 3
     assert html.count('<mark class="random') > 1  # beside the legend's
     assert "At the end of training" in checker.words
     other = inspect_text(TEXT, {"ratio": {"kind": "constant", "base": 0.2}})

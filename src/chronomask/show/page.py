@@ -23,9 +23,9 @@ _PAGE = Path(__file__).with_name("page.html")
 _FRAGMENT = Path(__file__).with_name("fragment.html")
 _GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _SHOWN = {
-    Shown.HIDDEN: "the model sees [MASK]",
-    Shown.RANDOM: "the model sees “{}”",
-    Shown.KEPT: "the model sees the word itself, and must still predict it",
+    Shown.HIDDEN: "masked: the model sees {}",
+    Shown.RANDOM: "masked: the model sees “{}”",
+    Shown.KEPT: "masked: the model sees the word itself",
 }
 
 
@@ -39,7 +39,7 @@ def write_page(
     path = page_path(out, PAGE)
     page = render(
         _PAGE,
-        title="What masking hides",
+        title="What masking does to a text",
         texts=[_words(tokens_of(subject, row)) for row in range(subject.rows.num_rows)],
         times=[_time(moment.progress) for moment in views[0].moments],
         epochs=EPOCHS,
@@ -68,6 +68,7 @@ def _drawn_values(
     origins = [m.weights.origin for view in views for m in view.moments if m.weights is not None]
     return {
         "notices": list(notices),
+        "mask": subject.mask,
         "subject": subject.description,
         "tagged": len(subject.class_names) > 1,
         "columns": [_column(view, subject, classes) for view in views],
@@ -103,7 +104,7 @@ def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
                 _percent(first.multi_in_text),
                 [_percent(m.statistics.multi_in_masked) for m in view.moments],
             ),
-            *((name, "", values) for name, values in in_force(view)),
+            *((name, "", values) for name, values in in_force(view, subject.mask)),
         ],
     }
 
@@ -134,7 +135,7 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
         "here": f"{predicted:,} of {maskable:,} tokens in this epoch; "
         f"{moment.asked * maskable:,.1f} on average",
         "rows": [
-            [_token_values(token) for token in tokens_of(subject, row, moment)]
+            [_token_values(token, subject.mask) for token in tokens_of(subject, row, moment)]
             for row in range(subject.rows.num_rows)
         ],
         "bars": bars,
@@ -148,14 +149,17 @@ def _without_weights(view: View) -> str:
     return "no class weights: every word is as likely as any other"
 
 
-def _token_values(token: Token) -> dict[str, Any]:
-    """What the template needs of a token; ``title`` is shown on hovering."""
+def _token_values(token: Token, mask: str = "") -> dict[str, Any]:
+    """What the template needs of a token; ``title`` is shown on hovering.
+
+    ``mask``: how the mask token is written.
+    """
     known = token.class_name != "none"
     facts = [token.class_name] if known else []
     if token.pieces > 1:
         facts.append(f"one of {token.pieces} tokens of its word")
     if token.shown is not Shown.PLAIN:
-        facts.append(_SHOWN[token.shown].format(token.instead))
+        facts.append(_SHOWN[token.shown].format(token.instead or mask))
     return {
         "gap": token.gap,
         "text": token.text or "·",

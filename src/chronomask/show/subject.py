@@ -53,6 +53,11 @@ class Subject:
     spell: Callable[[int], str]
     description: str
 
+    @property
+    def mask(self) -> str:
+        """The mask token as the tokenizer writes it, ``[MASK]`` or ``<mask>``."""
+        return self.spell(self.vocabulary.mask_token_id)
+
 
 def shorten(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
     """The text, cut after a word so that it has at most ``limit`` characters, and a note if it was."""

@@ -37,7 +37,10 @@ def in_terminal(
 ) -> str:
     """All views under one another; without ``colour`` no escape codes."""
     width = min(shutil.get_terminal_size((88, 24)).columns, 100)
-    blocks = [_legend(colour), *(f"note: {harmless(notice)}" for notice in notices)]
+    blocks = [
+        _legend(harmless(subject.mask), colour),
+        *(f"note: {harmless(notice)}" for notice in notices),
+    ]
     for view in views:
         name = _paint(harmless(view.name), "1", colour)
         blocks.append(f"\n{name}   {harmless(view.summary)}")
@@ -47,18 +50,18 @@ def in_terminal(
     return "\n".join(blocks)
 
 
-def _legend(colour: bool) -> str:
+def _legend(mask: str, colour: bool) -> str:
     word = Token("", "word", "NOUN", Shown.HIDDEN, "", True, 1)
     marks = [
-        (Shown.HIDDEN, "", "hidden as [MASK]"),
-        (Shown.RANDOM, "other", "shown as another token"),
-        (Shown.KEPT, "", "shown, but to be predicted"),
+        (Shown.HIDDEN, "", f"shown as {mask}"),
+        (Shown.RANDOM, "other", "as another token"),
+        (Shown.KEPT, "", "as it is"),
     ]
     parts = []
     for shown, instead, meaning in marks:
         example = Token("", word.text, word.class_name, shown, instead, True, 1)
         parts.append(f"{_mark_token(example, colour)[1]} {meaning}")
-    return "   ".join(parts)
+    return f"masked, to be predicted: {'   '.join(parts)}"
 
 
 def _moment(subject: Subject, moment: Moment, width: int, colour: bool) -> list[str]:
@@ -165,7 +168,8 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
         if moment.weights is not None
     ]
     lines += [
-        f"{name} at progress {_times(view)}: {'; '.join(values)}" for name, values in in_force(view)
+        f"{name} at progress {_times(view)}: {'; '.join(values)}"
+        for name, values in in_force(view, subject.mask)
     ]
     if view.config.content.by_token_id:
         lines.append("weights are kept per token id; here all are alike, as before training")
