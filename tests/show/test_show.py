@@ -266,59 +266,6 @@ def test_text_runs_in_the_direction_of_its_script(tmp_path: Path) -> None:
         assert all('dir="ltr"' in start for start in inner)
 
 
-def test_an_arrow_points_to_what_stands_in_for_a_word() -> None:
-    """In text that runs from right to left, the substitute stands at the left of its word."""
-    random = {"mask_replace_prob": 0.0, "random_replace_prob": 1.0}
-    masking = {"ratio": {"kind": "constant", "base": 0.5}, **random}
-    arabic = "\u0642\u0641\u0632 \u0627\u0644\u062b\u0639\u0644\u0628 \u0641\u0648\u0642 BERT 2024."
-    picture = inspect_text(arabic, masking, progress=[0])
-    html = picture._repr_html_()
-    assert 'mark.random:dir(rtl) .instead::before { content: "←"' in html
-    assert re.search(r"mark\.random, #\S+ mark\.random \.instead \{ unicode-bidi: isolate", html)
-    text = str(picture)
-    marks = re.findall(r".?\[[^\]]*→[^\]]*\].?", text.split("epochs, the first of them:")[1])
-    assert marks
-    for mark in marks:
-        assert re.fullmatch(r"\u2066\[[^\u200e]+\u200e→\u200e[^\u200e]+\]\u2069", mark)
-    english = str(inspect_text(TEXT, masking, progress=[0]))
-    assert not re.search("[\u200e\u2066\u2069]", english)
-
-
-def test_what_is_to_be_predicted_is_called_masked_and_not_hidden(tmp_path: Path) -> None:
-    """Only a part of it is hidden: some is shown as another word, and some as it is."""
-    picture = inspect_text(TEXT, {"ratio": {"kind": "constant", "base": 0.3}}, progress=[0])
-    page, checker = picture.save(tmp_path / "page.html").read_text(encoding="utf-8"), Checker()
-    for html in (page, picture._repr_html_()):
-        checker.feed(html)
-        assert "Masked, so to be predicted:" in checker.words
-        assert "hidden" not in re.sub(
-            r' (?:class|aria-hidden)="[^"]*"', "", html.split("</style>")[1]
-        )
-    assert "30.0 % masked" in re.sub(r"\s+", " ", checker.words)
-    assert "share masked over training" in page
-    assert str(picture).startswith("masked, to be predicted: [word] shown as [MASK]")
-    assert "hidden" not in str(picture)
-
-
-def test_the_mask_is_written_as_the_tokenizer_writes_it(
-    tiny_tokenizer: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(tiny_tokenizer, tmp_path / "tokenizer"))
-    for file in folder.glob("*.json"):
-        file.write_text(file.read_text().replace("[MASK]", "<mask>"))
-    masking = {"mask_replace_prob": {"kind": "linear", "start": 0.8, "end": 0.9}}
-    picture = inspect_text(TEXT, masking, tokenizer=folder, progress=(0, 1))
-    page = picture.save(tmp_path / "page.html").read_text(encoding="utf-8")
-    for shown in (
-        str(picture),
-        *(html.replace("&lt;", "<").replace("&gt;", ">") for html in (page, picture._repr_html_())),
-    ):
-        assert "shown as <mask>" in shown
-        assert "[MASK]" not in shown
-    assert "masked: the model sees &lt;mask&gt;" in page
-    assert "shown as <mask>, as another at progress 0, 1: 80%, 10%" in str(picture)
-
-
 def test_text_of_another_script_is_shown_with_a_note(tiny_data: PreparedData) -> None:
     greek = "Καλημέρα σας, τι κάνετε;"
     assert "note: words and classes are an English tagger's" in str(

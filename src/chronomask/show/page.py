@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from chronomask.report.render import page_path, render
+from chronomask.show.groups import group_key, legend_of
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.request import PAGE
 from chronomask.show.subject import Subject
 from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
 from chronomask.storage import write_text
-from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
 __all__ = ["fragment", "write_page"]
 
 _PAGE = Path(__file__).with_name("page.html")
 _FRAGMENT = Path(__file__).with_name("fragment.html")
-_GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _SHOWN = {
     Shown.HIDDEN: "masked: the model sees {}",
     Shown.RANDOM: "masked: the model sees “{}”",
@@ -71,6 +70,7 @@ def _drawn_values(
         "mask": subject.mask,
         "subject": subject.description,
         "tagged": len(subject.class_names) > 1,
+        "groups": legend_of(subject.class_names[c] for c in classes),
         "columns": [_column(view, subject, classes) for view in views],
         "illustrative": any(origin.startswith("illustrative") for origin in origins),
     }
@@ -87,7 +87,7 @@ def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
         "classes": [
             {
                 "name": subject.class_names[c],
-                "group": _group(subject.class_names[c]),
+                "group": group_key(subject.class_names[c]),
                 "in_text": _percent(first.class_in_text[c]),
                 "in_masked": [
                     _bar(moment.statistics.class_in_masked[c], first.class_in_text[c], view)
@@ -120,7 +120,7 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
         bars = [
             {
                 "name": name,
-                "group": _group(name),
+                "group": group_key(name),
                 "width": f"{weights.values[name]:.1%}",
                 "value": f"{weights.values[name]:.2f}",
                 "assumed": name in weights.assumed,
@@ -135,7 +135,7 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
         "here": f"{predicted:,} of {maskable:,} tokens in this epoch; "
         f"{moment.asked * maskable:,.1f} on average",
         "rows": [
-            [_token_values(token, subject.mask) for token in tokens_of(subject, row, moment)]
+            _row_values(tokens_of(subject, row, moment), subject.mask)
             for row in range(subject.rows.num_rows)
         ],
         "bars": bars,
@@ -147,6 +147,17 @@ def _without_weights(view: View) -> str:
     if view.config.content.by_token_id:
         return "weights are kept per token; here all are alike, as before training"
     return "no class weights: every word is as likely as any other"
+
+
+def _row_values(tokens: list[Token], mask: str) -> list[dict[str, Any]]:
+    """What the template needs of a row; a masked word has the name of its class once, at its first mask."""
+    values = [_token_values(token, mask) for token in tokens]
+    before = Shown.PLAIN
+    for token, drawn in zip(tokens, values, strict=True):
+        begins = token.first or before is Shown.PLAIN
+        drawn["label"] = drawn["tag"] if begins else ""
+        before = token.shown
+    return values
 
 
 def _token_values(token: Token, mask: str = "") -> dict[str, Any]:
@@ -167,7 +178,7 @@ def _token_values(token: Token, mask: str = "") -> dict[str, Any]:
         "first": token.first,
         "special": token.pieces == 0,
         "tag": token.class_name if known else "",
-        "group": _group(token.class_name),
+        "group": group_key(token.class_name),
         "shown": token.shown.name.lower(),
         "title": " · ".join(facts),
     }
@@ -232,10 +243,6 @@ def _anchor(progress: float) -> str:
 def _time(progress: float) -> str:
     named = {0.0: "At the start of training", 0.5: "Half-way", 1.0: "At the end of training"}
     return named.get(progress, f"After {progress:.0%} of training")
-
-
-def _group(name: str) -> str:
-    return _GROUPS.get(group_of(name), "other")
 
 
 def _percent(share: float) -> str:

@@ -13,15 +13,14 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.report.render import page_path, render
+from chronomask.show.groups import group_key, legend_of
 from chronomask.storage import write_text
-from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
 __all__ = ["PAGE", "ClassShare", "DataView", "as_text", "look_into", "write_data_page"]
 
 PAGE = "data.html"
 """What the page is called in a folder."""
 _TEMPLATE = Path(__file__).with_name("prepared.html")
-_GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _BAR = 30
 """Characters of the longest bar in a terminal."""
 
@@ -160,6 +159,7 @@ def write_data_page(out: Path, view: DataView) -> Path:
         title="What the data holds",
         view=view,
         splits=[name.replace("_", " ") for name in view.splits],
+        groups=legend_of(share.name for share in view.classes),
         classes=[_class_values(share, most) for share in view.classes if len(view.classes) > 1],
         pieces=[
             {
@@ -177,7 +177,7 @@ def write_data_page(out: Path, view: DataView) -> Path:
 def _class_values(share: ClassShare, most: float) -> dict[str, Any]:
     return {
         "name": share.name,
-        "group": _GROUPS.get(group_of(share.name), "other"),
+        "group": group_key(share.name),
         "share": f"{share.of_words:.1%}",
         "width": f"{100 * share.of_words / most:.2f}",
         "pieces": "–" if np.isnan(share.pieces_per_word) else f"{share.pieces_per_word:.2f}",
