@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chronomask.data.folder import PreparedData
+from chronomask.show.prepared import as_text, look_into, write_data_page
 from chronomask.show.show import inspect_text
 from tests.support.sample_text import TEXT
 
@@ -87,6 +89,68 @@ def test_what_is_to_be_predicted_is_called_masked_and_not_hidden(tmp_path: Path)
     assert "hidden" not in str(picture)
 
 
+def test_a_note_is_a_sentence(tmp_path: Path) -> None:
+    page = inspect_text("word " * 2000, progress=[0]).save(tmp_path / "page.html")
+    notes = re.findall(r'role="note"><ul>\s*<li>(.*?)</li>', page.read_text(encoding="utf-8"))
+    assert notes == ["Only the first 3,994 of 10,000 characters are shown (at most 4,000)."]
+
+
+def test_text_says_its_language_where_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()  # the bundled tagger itself
+    for text, language in (("A word of English.", "en"), ("\u0642\u0641\u0632.", "")):
+        picture = inspect_text(text, progress=[0])
+        page = picture.save(tmp_path / "page.html").read_text(encoding="utf-8")
+        for html in (page, picture._repr_html_()):
+            starts = re.findall(r'<(?:p|div) class="prose[^>]*>', html)
+            assert starts
+            assert all(f' lang="{language}"' in start for start in starts)
+
+
+def test_every_column_of_a_page_has_a_heading(tiny_data: PreparedData, tmp_path: Path) -> None:
+    """And every heading says whether it is a column's or a row's."""
+    of_data = write_data_page(tmp_path, look_into(tiny_data)).read_text(encoding="utf-8")
+    of_text = inspect_text(TEXT, progress=[0]).save(tmp_path / "a.html").read_text(encoding="utf-8")
+    for page in (of_data, of_text):
+        assert "<th scope" in page
+        assert not re.search(r"<th(?! scope)\b|<th[^>]*></th>", page)
+    assert '<th scope="col">pieces per word</th>' in of_data
+    tables = re.findall(r"<table.*?</table>", of_data, re.DOTALL)
+    assert len(tables) == 3
+    for table in tables:
+        head, *rows = [
+            sum(
+                int(wide or 1)
+                for wide in re.findall(r'<t[dh]\b(?:[^>]*colspan="(\d)")?[^>]*>', row)
+            )
+            for row in re.findall(r"<tr.*?</tr>", table)
+        ]
+        assert set(rows) == {head}
+
+
+def test_pages_write_per_cent_alike(tiny_data: PreparedData, tmp_path: Path) -> None:
+    masking = {
+        "ratio": {"kind": "uniform_rows", "high": {"kind": "linear", "start": 1.0, "end": 0.2}}
+    }
+    picture = inspect_text(TEXT, masking, progress=(0, 0.3))
+    view = look_into(tiny_data)
+    pages = (picture.save(tmp_path / "a.html"), write_data_page(tmp_path, view))
+    shown = [words_of(page.read_text(encoding="utf-8")) for page in pages]
+    for words in (*shown, str(picture), as_text(view)):
+        assert re.search(r"\d %", words)
+        assert not re.search(r"\d%", words)
+
+
+def test_the_legend_of_data_has_no_names_of_colours(
+    tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    page = write_data_page(tmp_path, look_into(tiny_data)).read_text(encoding="utf-8")
+    for group in ("content", "function"):
+        assert f'<li class="{group}"><span class="swatch"></span>{group} words: ' in page
+    assert not re.search("plum|teal", page, re.IGNORECASE)
+
+
 def test_a_long_substitute_wraps() -> None:
     masking = {
         "ratio": {"kind": "constant", "base": 0.5},
@@ -117,7 +181,7 @@ def test_the_mask_is_written_as_the_tokenizer_writes_it(
         assert "shown as <mask>" in shown
         assert "[MASK]" not in shown
     assert "masked: the model sees &lt;mask&gt;" in page
-    assert re.search(r"shown as <mask>, as another at progress 0, 1: 80 ?%", str(picture))
+    assert re.search(r"shown as <mask>, as another at progress 0, 1: 80 %", str(picture))
 
 
 def test_groups_of_words_are_told_without_colours(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def _drawn_values(
     return {
         "notices": list(notices),
         "mask": subject.mask,
+        "language": subject.language,
         "subject": subject.description,
         "tagged": len(subject.class_names) > 1,
         "groups": legend_of(subject.class_names[c] for c in classes),
@@ -242,8 +243,8 @@ def _anchor(progress: float) -> str:
 
 def _time(progress: float) -> str:
     named = {0.0: "At the start of training", 0.5: "Half-way", 1.0: "At the end of training"}
-    return named.get(progress, f"After {progress:.0%} of training")
+    return named.get(progress, f"After {100 * progress:.3g} % of training")
 
 
 def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{share:.1%}".replace("%", " %")
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %"

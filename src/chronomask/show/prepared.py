@@ -70,7 +70,9 @@ def look_into(data: PreparedData) -> DataView:
     ]
     unknown = [(name, data.unknown_share(name)) for name in names]
     shares = [
-        f"{name.replace('_', ' ')} {share:.2%}" for name, share in unknown if share is not None
+        f"{name.replace('_', ' ')} {_percent(share, 2)}"
+        for name, share in unknown
+        if share is not None
     ]
     if shares:
         facts.insert(3, ("unknown text", f"{', '.join(shares)}; never masked"))
@@ -93,7 +95,7 @@ def look_into(data: PreparedData) -> DataView:
 _COUNTS = {
     "documents": lambda s: f"{s.num_documents:,}",
     "rows": lambda s: f"{s.num_rows:,}",
-    "row utilisation": lambda s: f"{s.row_utilisation:.2%}",
+    "row utilisation": lambda s: _percent(s.row_utilisation, 2),
     "tokens": lambda s: f"{s.num_tokens:,}",
     "maskable tokens": lambda s: f"{s.num_maskable:,}",
     "words": lambda s: f"{s.num_words:,}",
@@ -129,17 +131,23 @@ def as_text(view: DataView) -> str:
     lines += ["", "  words of the training rows by number of pieces"]
     for number, share in enumerate(view.pieces, start=1):
         label = f"{number} or more" if number == MOST_PIECES else str(number)
-        lines.append(f"  {label:18}{share:8.2%}  {_bar(share, max(view.pieces))}".rstrip())
+        lines.append(
+            f"  {label:18}{_percent(share, 2):>9}  {_bar(share, max(view.pieces))}".rstrip()
+        )
     if len(view.classes) > 1:
         most = max(share.of_words for share in view.classes)
         width = max(len(share.name) for share in view.classes) + 2
-        lines += ["", f"  {'class':{width}}{'words':>8}{'tokens':>9}{'pieces per word':>17}"]
+        lines += ["", f"  {'class':{width}}{'words':>9}{'tokens':>10}{'pieces per word':>17}"]
         lines += [
-            f"  {c.name:{width}}{c.of_words:8.2%}{c.of_tokens:9.2%}{c.pieces_per_word:17.3f}  "
-            f"{_bar(c.of_words, most)}".rstrip()
+            f"  {c.name:{width}}{_percent(c.of_words, 2):>9}{_percent(c.of_tokens, 2):>10}"
+            f"{c.pieces_per_word:17.3f}  {_bar(c.of_words, most)}".rstrip()
             for c in view.classes
         ]
     return "\n".join(lines)
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _bar(share: float, most: float) -> str:
@@ -164,7 +172,7 @@ def write_data_page(out: Path, view: DataView) -> Path:
         pieces=[
             {
                 "name": f"{k}+" if k == MOST_PIECES else str(k),
-                "share": f"{share:.1%}",
+                "share": _percent(share, 1),
                 "width": f"{100 * share / (max(view.pieces) or 1):.2f}",
             }
             for k, share in enumerate(view.pieces, start=1)
@@ -178,7 +186,7 @@ def _class_values(share: ClassShare, most: float) -> dict[str, Any]:
     return {
         "name": share.name,
         "group": group_key(share.name),
-        "share": f"{share.of_words:.1%}",
+        "share": _percent(share.of_words, 1),
         "width": f"{100 * share.of_words / most:.2f}",
         "pieces": "–" if np.isnan(share.pieces_per_word) else f"{share.pieces_per_word:.2f}",
     }

@@ -67,7 +67,7 @@ def _legend(mask: str, colour: bool) -> str:
 def _moment(subject: Subject, moment: Moment, width: int, colour: bool) -> list[str]:
     stats = moment.statistics
     head = (
-        f"progress {moment.progress:g}: asked {moment.asked:.1%}, achieved {stats.achieved:.1%} "
+        f"progress {moment.progress:g}: asked {_percent(moment.asked)}, achieved {_percent(stats.achieved)} "
         f"over {EPOCHS} epochs, the first of them:"
     )
     lines = ["", _paint(head, "2", colour)]
@@ -140,12 +140,12 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
     moments = view.moments
     weighted = any(moment.weights is not None for moment in moments)
     heads = [f"{moment.progress:g}" for moment in moments]
-    block = 7 * len(moments)
+    block = 8 * len(moments)
     top = f"{'':8}{'share in':>9}" + (
         f"  {'weight at progress':^{max(block, 18)}}" if weighted else ""
     )
     top += "  share of the masked at progress"
-    weight_heads = "".join(f"{head:>7}" for head in heads)
+    weight_heads = "".join(f"{head:>8}" for head in heads)
     second = f"{'class':8}{'the text':>9}"
     second += (f"  {weight_heads:^{max(block, 18)}}" if weighted else "") + f"  {weight_heads}"
     lines = [top, second]
@@ -153,10 +153,10 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
         name = subject.class_names[c]
         line = f"{name[:8]:8}{_percent(moments[0].statistics.class_in_text[c]):>9}"
         if weighted:
-            values = "".join(f"{_weight(moment, name):>7}" for moment in moments)
+            values = "".join(f"{_weight(moment, name):>8}" for moment in moments)
             line += f"  {values:^{max(block, 18)}}"
         line += "  " + "".join(
-            f"{_percent(moment.statistics.class_in_masked[c]):>7}" for moment in moments
+            f"{_percent(moment.statistics.class_in_masked[c]):>8}" for moment in moments
         )
         lines.append(line)
     multi = ", ".join(_percent(moment.statistics.multi_in_masked) for moment in moments)
@@ -187,7 +187,7 @@ def _weight(moment: Moment, name: str) -> str:
 
 def _percent(share: float) -> str:
     """``–`` for a share of nothing."""
-    return "–" if np.isnan(share) else f"{share:.1%}"
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def rows_as_text(

@@ -264,7 +264,9 @@ def in_force(view: View, mask: str) -> list[tuple[str, list[str]]]:
         "strength of content": [f"{config.content.strength_at(at):.3g}" for at in times],
         "strategy": [_spell(config.strategy.at(at), deep=True) for at in times],
         "nine tenths of rows": [_range_of_rows(config.ratio, at) for at in times],
-        f"shown as {mask}, as another": [f"{mask:.0%}, {other:.0%}" for mask, other in replaced],
+        f"shown as {mask}, as another": [
+            f"{100 * mask:.0f} %, {100 * other:.0f} %" for mask, other in replaced
+        ],
         "rows of next tokens": [f"{view.objective.causal_share(at):.3g}" for at in times],
         "skipped by masked tokens": [
             "" if view.late_masks is None else view.late_masks.describe_at(at) for at in times
@@ -284,7 +286,7 @@ def in_force(view: View, mask: str) -> list[tuple[str, list[str]]]:
 def _range_of_rows(ratio: Schedule, progress: float) -> str:
     """The ratios between which nine tenths of the rows lie."""
     low, high = ratio.of_rows(progress, np.array([0.05, 0.95])).tolist()
-    return f"{min(low, high):.0%} to {max(low, high):.0%}"
+    return f"{100 * min(low, high):.0f} % to {100 * max(low, high):.0f} %"
 
 
 def classes_shown(rows: Rows, views: Sequence[View], class_names: tuple[str, ...]) -> list[int]:
