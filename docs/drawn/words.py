@@ -30,7 +30,7 @@ PIECES = (
     "night| in| his| note|book|,| as| they| circ|led| the| bright| plan|et|."
 )
 SIZE = 11.5
-STRATEGY_SEED, INSPECT_SEED = 20, 30
+STRATEGY_SEED, INSPECT_SEED = 20, 38
 
 
 def figures() -> dict[str, Figure]:
@@ -101,7 +101,9 @@ def _inspect() -> Figure:
         bottom = 1 - (k + 1) / 3 + 0.02
         words = figure.add_axes((0.02, bottom, 0.62, 0.27))
         _write(words, tokens_of(subject, 0, moment), 0.62 * 8.6 * 72)
-        words.set_title(f"{time}: {moment.asked:.0%} hidden", loc="left", size=10.5, weight="bold")
+        words.set_title(
+            f"{time}: {100 * moment.asked:.3g} % masked", loc="left", size=10.5, weight="bold"
+        )
         _bars(figure.add_axes((0.745, bottom + 0.02, 0.22, 0.235)), moment, classes)
     return figure
 

@@ -284,7 +284,7 @@ def test_another_text_is_refused_and_the_way_out_shows_rows(tmp_path: Path) -> N
     assert "leave the text out, and rows of the prepared data are shown" in str(refused.exception)
     shown = CliRunner().invoke(app, command, catch_exceptions=False)
     assert shown.exit_code == 0
-    assert "hidden as [MASK]" in shown.output
+    assert "shown as [MASK]" in shown.output
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:

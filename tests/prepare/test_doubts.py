@@ -73,7 +73,7 @@ def test_english_is_told_from_its_neighbours_by_its_commonest_words(
 ) -> None:
     doubt = unlikely_language("en", [text] * 20)
     assert (doubt is not None) == is_doubted
-    assert not doubt or doubt.endswith("% of its words are such as 'the', 'of' and 'and'")
+    assert not doubt or doubt.endswith(" % of the words are such as 'the', 'of' and 'and'")
     assert unlikely_language("en", [text]) is None  # too little to tell
     assert unlikely_language("de", [text] * 20) is None  # of English alone the words are known
 
@@ -88,7 +88,7 @@ def test_korean_under_the_english_tagger(tmp_path: Path, caplog: pytest.LogCaptu
     prepared(tmp_path / "out", [f"{KOREAN} {k}" for k in range(30)], tokenizer=cased)
     (line,) = [record.getMessage() for record in caplog.records]
     assert "text in 'en'" in line
-    assert "of its letters are Hangul" in line
+    assert "of the letters are Hangul" in line
     assert "--set tagger=bands" in line
     caplog.clear()
     prepared(
@@ -130,7 +130,7 @@ def test_one_document_cannot_be_held_out(tmp_path: Path, caplog: pytest.LogCaptu
             900,
             10_000,
             2,
-            "the text is 2 documents, and 90% of its tokens are held out: a document",
+            "the text is 2 documents, and 90 % of its tokens are held out: a document",
         ),
         (50_000, 500, 450_000, 40, None),
         (
@@ -164,7 +164,7 @@ def test_what_is_held_out_may_be_too_much_or_too_little(
 def test_too_much_of_a_small_text_may_be_too_little(caplog: pytest.LogCaptureFixture) -> None:
     doubt_validation(10_000, 100, 40_000, 19, 0.005, may_split=True)
     share, number = (record.getMessage() for record in caplog.records)
-    assert share.startswith("the text is 19 documents, and 20% of its tokens are held out")
+    assert share.startswith("the text is 19 documents, and 20 % of its tokens are held out")
     assert number.startswith("10,000 tokens are held out: the losses of a validation are largely")
     assert "rest on 1,500 predictions at a fixed 15 %, and on 100 where they are fewest" in number
 
@@ -192,7 +192,7 @@ def test_accents_count_in_text_that_is_not_english(
     texts = [f"bu kış şarkı söyleyen çocuk güneşli gün {k}" for k in range(30)]
     prepared(tmp_path / "out", texts)
     accents, tagger = [record.getMessage() for record in caplog.records]
-    assert accents.startswith("the tokenizer strips accents, which changes 21% of the letters")
+    assert accents.startswith("the tokenizer strips accents, which changes 21 % of the letters")
     assert "text in 'en'" in tagger
     caplog.clear()
     prepared(tmp_path / "bands", texts, tagger="frequency_bands")  # made for any language
@@ -213,7 +213,7 @@ def test_unknown_tokens_are_said_at_the_end_and_shown(
     assert line.startswith("50.5 % of the characters are unknown")  # 495 of 1,000 are known
     assert "Raise the size with --set tokenizer.vocab_size=" in line
     assert few.unknown_share("train") == pytest.approx(0.505)
-    assert "train 50.50%; never masked" in as_text(look_into(few))
+    assert "train 50.50 %; never masked" in as_text(look_into(few))
     caplog.clear()
     all_of_them = prepared(tmp_path / "all", texts, tokenizer={"vocab_size": 2000}, tagger="none")
     assert all_of_them.unknown_share("train") == 0.0

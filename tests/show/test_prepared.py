@@ -37,7 +37,7 @@ def test_info_prints_the_counts(tiny_data: PreparedData) -> None:
         assert f"{value:,}" in printed
     assert tiny_data.fingerprint in printed
     assert "fixed 1" in printed
-    shares = [float(x) for x in re.findall(r"^  [A-Z]+ +([\d.]+)%", printed, re.MULTILINE)]
+    shares = [float(x) for x in re.findall(r"^  [A-Z]+ +([\d.]+) %", printed, re.MULTILINE)]
     assert len(shares) == len(tiny_data.class_names) - 1
     assert sum(shares) == pytest.approx(100, abs=0.2)
     assert shares == sorted(shares, reverse=True)
@@ -46,7 +46,7 @@ def test_info_prints_the_counts(tiny_data: PreparedData) -> None:
 def test_info_draws_a_page(tiny_data: PreparedData, tmp_path: Path) -> None:
     assert f"page: {tmp_path / 'data.html'}" in run("info", tiny_data.path, "--out", tmp_path)
     page = (tmp_path / "data.html").read_text(encoding="utf-8")
-    assert all(f">{name}</b>" in page for name in tiny_data.class_names[1:])
+    assert all(f">{name}</th>" in page for name in tiny_data.class_names[1:])
     assert "<script" not in page
 
 

@@ -184,13 +184,13 @@ def test_a_text_is_read_as_the_data_of_the_run_were(
 ) -> None:
     alone = inspect_masking(Request(text=TEXT, run=run_folder, progress="0.9"))
     assert "note: the data of my run are not where it looks for them" in alone
-    assert "words of several tokens: 0.0%" in alone
+    assert "words of several tokens: 0.0 %" in alone
     config = run_folder / "config.yaml"
     config.write_text(config.read_text().replace("somewhere", str(tiny_data.path)))
     shown = inspect_masking(Request(text=TEXT, run=run_folder, progress="0.9"))
     by_hand = Request(text=TEXT, run=run_folder, data=tiny_data.path, progress="0.9")
     assert shown == inspect_masking(by_hand)
-    assert "words of several tokens: 0.0%" not in shown
+    assert "words of several tokens: 0.0 %" not in shown
     assert str(inspect_text(TEXT, run=run_folder, progress=[0.9])) == shown
     assert str(inspect_text(TEXT, run=run_folder, progress=0.9)) == shown
 
@@ -235,7 +235,7 @@ def test_run_gives_config_and_weights(run_folder: Path) -> None:
             changes=(Layer.of_override("masking.ratio.base=0.5"),),
         )
     )
-    assert "asked 50.0%" in changed
+    assert "asked 50.0 %" in changed
 
 
 def test_weights_of_a_run_are_shown_at_the_strength_of_the_moment(run_folder: Path) -> None:
@@ -268,7 +268,7 @@ def test_text_runs_in_the_direction_of_its_script(tmp_path: Path) -> None:
 
 def test_text_of_another_script_is_shown_with_a_note(tiny_data: PreparedData) -> None:
     greek = "Καλημέρα σας, τι κάνετε;"
-    assert "note: words and classes are an English tagger's" in str(
+    assert "note: words and classes are those of an English tagger" in str(
         inspect_text(greek, progress=[0])
     )
     assert "note:" not in str(inspect_text(greek, progress=[0], data=tiny_data.path))
@@ -421,7 +421,7 @@ def test_a_text_in_a_notebook_is_a_fragment_of_its_own() -> None:
     assert all(selector.startswith(f"#{name[1]}") for selector in scoped)
     assert not re.search("http|url\\(|@import|<script", html)
     assert "<b>" not in html
-    assert checker.words.count("to be predicted:") == 3
+    assert checker.words.count("% masked:") == 3
     assert html.count('<mark class="random') > 1  # beside the legend's
     assert "At the end of training" in checker.words
     other = inspect_text(TEXT, {"ratio": {"kind": "constant", "base": 0.2}})
@@ -493,8 +493,10 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     text, page = str(picture), picture._repr_html_()
     assert "strength of content at progress 0, 0.5, 1: 0; 0.25; 0.5" in text
     assert "strategy at progress 0, 0.5, 1: token; span (stop_prob 0.2, max_words 10); span" in text
-    assert "nine tenths of rows at progress 0, 0.5, 1: 5% to 95%; 3% to 57%; 1% to 19%" in text
-    assert "at progress 0, 0.5, 1: 80%, 10%; 85%, 10%; 90%, 10%" in text
+    assert (
+        "nine tenths of rows at progress 0, 0.5, 1: 5 % to 95 %; 3 % to 57 %; 1 % to 19 %" in text
+    )
+    assert "at progress 0, 0.5, 1: 80 %, 10 %; 85 %, 10 %; 90 %, 10 %" in text
     plain = str(inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(0, 1)))
     assert "strength of content" not in plain
     assert "next tokens" not in plain
@@ -510,7 +512,7 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     unsure = str(inspect_text(TEXT, "arms/model-scores", progress=(0,)))
     assert "scores, which the model makes in training, are all alike here" in unsure
     assert (
-        "skipped by masked tokens at progress 0, 0.9: 50% of the layers; 0% of the layers" in late
+        "skipped by masked tokens at progress 0, 0.9: 50 % of the layers; 0 % of the layers" in late
     )
     assert page is not None
     weights = [view.moments[-1].weights for view in picture.views]
@@ -528,7 +530,7 @@ def test_what_a_run_has_beside_masking_is_changed_like_masking() -> None:
     text = inspect_masking(replace(request, changes=tuple(map(Layer.of_override, changes))))
     assert "skipped by masked tokens at progress 1: 2 layers" in text
     assert "rows of next tokens at progress 1: 0.25" in text
-    assert "asked 40.0%" in text
+    assert "asked 40.0 %" in text
     for change, said in (
         ("objective.kind=hybrit", "did you mean 'hybrid'"),
         ("late_masks.layer=-1", "late_masks.layer"),

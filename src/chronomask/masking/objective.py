@@ -130,7 +130,7 @@ class LateMasks(Config):
         """What they skip, for people who are shown no model."""
         if isinstance(self.layer, int):
             return f"{self.layer} layers"
-        return f"{self.layer.at(progress):.0%} of the layers"
+        return f"{100 * self.layer.at(progress):.0f} % of the layers"
 
     def layer_at(self, progress: float, num_layers: int) -> int:
         """The layer at which they enter a model of so many layers, at the latest its last one."""

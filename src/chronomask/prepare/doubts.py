@@ -89,9 +89,7 @@ def doubt_validation(
     if num_documents == 1:
         what = "the text is one document, and nothing is left to validate on"
     elif share > asked + _TOO_MUCH:
-        what = (
-            f"the text is {num_documents:,} documents, and {share:.0%} of its tokens are held out"
-        )
+        what = f"the text is {num_documents:,} documents, and {100 * share:.0f} % of its tokens are held out"
     if what is not None:
         logger.warning(
             "%s: a document is held out as a whole or not at all. Give more %s",

@@ -95,8 +95,8 @@ class WordPiece(_Trained):
         if changed <= _MANY_CHANGED * letters:
             return None
         return (
-            f"strips accents, which changes {changed / max(letters, changed):.0%} of the letters into "
-            "others: add --set tokenizer.lowercase=false"
+            f"strips accents, which changes {100 * changed / max(letters, changed):.0f} % of the letters "
+            "into others: add --set tokenizer.lowercase=false"
         )
 
     def advise(self) -> str:

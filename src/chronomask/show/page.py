@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 
 from chronomask.report.render import page_path, render
+from chronomask.show.groups import group_key, legend_of
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.request import PAGE
 from chronomask.show.subject import Subject
 from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
 from chronomask.storage import write_text
-from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
 __all__ = ["fragment", "write_page"]
 
 _PAGE = Path(__file__).with_name("page.html")
 _FRAGMENT = Path(__file__).with_name("fragment.html")
-_GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _SHOWN = {
-    Shown.HIDDEN: "the model sees [MASK]",
-    Shown.RANDOM: "the model sees “{}”",
-    Shown.KEPT: "the model sees the word itself, and must still predict it",
+    Shown.HIDDEN: "masked: the model sees {}",
+    Shown.RANDOM: "masked: the model sees “{}”",
+    Shown.KEPT: "masked: the model sees the word itself",
 }
 
 
@@ -39,7 +38,7 @@ def write_page(
     path = page_path(out, PAGE)
     page = render(
         _PAGE,
-        title="What masking hides",
+        title="What masking does to a text",
         texts=[_words(tokens_of(subject, row)) for row in range(subject.rows.num_rows)],
         times=[_time(moment.progress) for moment in views[0].moments],
         epochs=EPOCHS,
@@ -68,8 +67,11 @@ def _drawn_values(
     origins = [m.weights.origin for view in views for m in view.moments if m.weights is not None]
     return {
         "notices": list(notices),
+        "mask": subject.mask,
+        "language": subject.language,
         "subject": subject.description,
         "tagged": len(subject.class_names) > 1,
+        "groups": legend_of(subject.class_names[c] for c in classes),
         "columns": [_column(view, subject, classes) for view in views],
         "illustrative": any(origin.startswith("illustrative") for origin in origins),
     }
@@ -86,7 +88,7 @@ def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
         "classes": [
             {
                 "name": subject.class_names[c],
-                "group": _group(subject.class_names[c]),
+                "group": group_key(subject.class_names[c]),
                 "in_text": _percent(first.class_in_text[c]),
                 "in_masked": [
                     _bar(moment.statistics.class_in_masked[c], first.class_in_text[c], view)
@@ -103,7 +105,7 @@ def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
                 _percent(first.multi_in_text),
                 [_percent(m.statistics.multi_in_masked) for m in view.moments],
             ),
-            *((name, "", values) for name, values in in_force(view)),
+            *((name, "", values) for name, values in in_force(view, subject.mask)),
         ],
     }
 
@@ -119,7 +121,7 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
         bars = [
             {
                 "name": name,
-                "group": _group(name),
+                "group": group_key(name),
                 "width": f"{weights.values[name]:.1%}",
                 "value": f"{weights.values[name]:.2f}",
                 "assumed": name in weights.assumed,
@@ -134,7 +136,7 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
         "here": f"{predicted:,} of {maskable:,} tokens in this epoch; "
         f"{moment.asked * maskable:,.1f} on average",
         "rows": [
-            [_token_values(token) for token in tokens_of(subject, row, moment)]
+            _row_values(tokens_of(subject, row, moment), subject.mask)
             for row in range(subject.rows.num_rows)
         ],
         "bars": bars,
@@ -148,14 +150,28 @@ def _without_weights(view: View) -> str:
     return "no class weights: every word is as likely as any other"
 
 
-def _token_values(token: Token) -> dict[str, Any]:
-    """What the template needs of a token; ``title`` is shown on hovering."""
+def _row_values(tokens: list[Token], mask: str) -> list[dict[str, Any]]:
+    """What the template needs of a row; a masked word has the name of its class once, at its first mask."""
+    values = [_token_values(token, mask) for token in tokens]
+    before = Shown.PLAIN
+    for token, drawn in zip(tokens, values, strict=True):
+        begins = token.first or before is Shown.PLAIN
+        drawn["label"] = drawn["tag"] if begins else ""
+        before = token.shown
+    return values
+
+
+def _token_values(token: Token, mask: str = "") -> dict[str, Any]:
+    """What the template needs of a token; ``title`` is shown on hovering.
+
+    ``mask``: how the mask token is written.
+    """
     known = token.class_name != "none"
     facts = [token.class_name] if known else []
     if token.pieces > 1:
         facts.append(f"one of {token.pieces} tokens of its word")
     if token.shown is not Shown.PLAIN:
-        facts.append(_SHOWN[token.shown].format(token.instead))
+        facts.append(_SHOWN[token.shown].format(token.instead or mask))
     return {
         "gap": token.gap,
         "text": token.text or "·",
@@ -163,7 +179,7 @@ def _token_values(token: Token) -> dict[str, Any]:
         "first": token.first,
         "special": token.pieces == 0,
         "tag": token.class_name if known else "",
-        "group": _group(token.class_name),
+        "group": group_key(token.class_name),
         "shown": token.shown.name.lower(),
         "title": " · ".join(facts),
     }
@@ -227,12 +243,8 @@ def _anchor(progress: float) -> str:
 
 def _time(progress: float) -> str:
     named = {0.0: "At the start of training", 0.5: "Half-way", 1.0: "At the end of training"}
-    return named.get(progress, f"After {progress:.0%} of training")
-
-
-def _group(name: str) -> str:
-    return _GROUPS.get(group_of(name), "other")
+    return named.get(progress, f"After {100 * progress:.3g} % of training")
 
 
 def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{share:.1%}".replace("%", " %")
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %"

@@ -13,15 +13,14 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.report.render import page_path, render
+from chronomask.show.groups import group_key, legend_of
 from chronomask.storage import write_text
-from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
 __all__ = ["PAGE", "ClassShare", "DataView", "as_text", "look_into", "write_data_page"]
 
 PAGE = "data.html"
 """What the page is called in a folder."""
 _TEMPLATE = Path(__file__).with_name("prepared.html")
-_GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _BAR = 30
 """Characters of the longest bar in a terminal."""
 
@@ -71,7 +70,9 @@ def look_into(data: PreparedData) -> DataView:
     ]
     unknown = [(name, data.unknown_share(name)) for name in names]
     shares = [
-        f"{name.replace('_', ' ')} {share:.2%}" for name, share in unknown if share is not None
+        f"{name.replace('_', ' ')} {_percent(share, 2)}"
+        for name, share in unknown
+        if share is not None
     ]
     if shares:
         facts.insert(3, ("unknown text", f"{', '.join(shares)}; never masked"))
@@ -94,7 +95,7 @@ def look_into(data: PreparedData) -> DataView:
 _COUNTS = {
     "documents": lambda s: f"{s.num_documents:,}",
     "rows": lambda s: f"{s.num_rows:,}",
-    "row utilisation": lambda s: f"{s.row_utilisation:.2%}",
+    "row utilisation": lambda s: _percent(s.row_utilisation, 2),
     "tokens": lambda s: f"{s.num_tokens:,}",
     "maskable tokens": lambda s: f"{s.num_maskable:,}",
     "words": lambda s: f"{s.num_words:,}",
@@ -130,17 +131,23 @@ def as_text(view: DataView) -> str:
     lines += ["", "  words of the training rows by number of pieces"]
     for number, share in enumerate(view.pieces, start=1):
         label = f"{number} or more" if number == MOST_PIECES else str(number)
-        lines.append(f"  {label:18}{share:8.2%}  {_bar(share, max(view.pieces))}".rstrip())
+        lines.append(
+            f"  {label:18}{_percent(share, 2):>9}  {_bar(share, max(view.pieces))}".rstrip()
+        )
     if len(view.classes) > 1:
         most = max(share.of_words for share in view.classes)
         width = max(len(share.name) for share in view.classes) + 2
-        lines += ["", f"  {'class':{width}}{'words':>8}{'tokens':>9}{'pieces per word':>17}"]
+        lines += ["", f"  {'class':{width}}{'words':>9}{'tokens':>10}{'pieces per word':>17}"]
         lines += [
-            f"  {c.name:{width}}{c.of_words:8.2%}{c.of_tokens:9.2%}{c.pieces_per_word:17.3f}  "
-            f"{_bar(c.of_words, most)}".rstrip()
+            f"  {c.name:{width}}{_percent(c.of_words, 2):>9}{_percent(c.of_tokens, 2):>10}"
+            f"{c.pieces_per_word:17.3f}  {_bar(c.of_words, most)}".rstrip()
             for c in view.classes
         ]
     return "\n".join(lines)
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _bar(share: float, most: float) -> str:
@@ -160,11 +167,12 @@ def write_data_page(out: Path, view: DataView) -> Path:
         title="What the data holds",
         view=view,
         splits=[name.replace("_", " ") for name in view.splits],
+        groups=legend_of(share.name for share in view.classes),
         classes=[_class_values(share, most) for share in view.classes if len(view.classes) > 1],
         pieces=[
             {
                 "name": f"{k}+" if k == MOST_PIECES else str(k),
-                "share": f"{share:.1%}",
+                "share": _percent(share, 1),
                 "width": f"{100 * share / (max(view.pieces) or 1):.2f}",
             }
             for k, share in enumerate(view.pieces, start=1)
@@ -177,8 +185,8 @@ def write_data_page(out: Path, view: DataView) -> Path:
 def _class_values(share: ClassShare, most: float) -> dict[str, Any]:
     return {
         "name": share.name,
-        "group": _GROUPS.get(group_of(share.name), "other"),
-        "share": f"{share.of_words:.1%}",
+        "group": group_key(share.name),
+        "share": _percent(share.of_words, 1),
         "width": f"{100 * share.of_words / most:.2f}",
         "pieces": "–" if np.isnan(share.pieces_per_word) else f"{share.pieces_per_word:.2f}",
     }

@@ -155,8 +155,8 @@ def _text_to_show(text: str, data: PreparedData | None, run: Run | None) -> tupl
     why = unlikely_language("en", [shown]) if english_is_installed() else None
     if why:
         notices.append(
-            f"words and classes are an English tagger's, but {why}; --data FOLDER shows those of prepared "
-            "data"
+            f"words and classes are those of an English tagger, but {why}; --data FOLDER shows those of "
+            "prepared data"
         )
     return shown, notices
 

@@ -23,7 +23,7 @@ from chronomask.prepare.encoding import ByteRuns, for_documents
 from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
-from chronomask.prepare.words.unicode import NoTagger
+from chronomask.prepare.words.unicode import NoTagger, unlikely_language
 from chronomask.show.request import english_is_installed
 from chronomask.types import Rows
 from chronomask.vocabulary import special_ids
@@ -43,7 +43,7 @@ class Subject:
 
     ``rows`` B rows of T tokens; ``gaps`` [B][T]: white space before each token; ``pieces`` [B][T]: the
     letters of each token, empty for padding; ``spell`` writes any token id; ``description`` says where
-    text, tokens and classes come from.
+    text, tokens and classes come from; ``language``: its code, empty where nobody knows.
     """
 
     rows: Rows
@@ -53,6 +53,12 @@ class Subject:
     vocabulary: Vocabulary
     spell: Callable[[int], str]
     description: str
+    language: str = ""
+
+    @property
+    def mask(self) -> str:
+        """The mask token as the tokenizer writes it, ``[MASK]`` or ``<mask>``."""
+        return self.spell(self.vocabulary.mask_token_id)
 
 
 def shorten(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
@@ -146,6 +152,7 @@ def _words_as_tokens(text: str, tagger: Tagger, spans: Spans) -> Subject:
         Vocabulary(0, np.arange(1, len(distinct) + 1), len(distinct) + 1),
         lambda token: "[MASK]" if token == 0 else distinct[token - 1],
         f"Every word is one token; {_describe(tagger)}.",
+        _language_of(text, tagger),
     )
 
 
@@ -172,6 +179,7 @@ def _cut_by_tokenizer(
         vocabulary,
         lambda token: opened.backend_tokenizer.decode([token], skip_special_tokens=False).strip(),
         f"Tokenizer: {name}. W{_describe(tagger)[1:]}.",
+        _language_of(text, tagger),
     )
 
 
@@ -180,6 +188,12 @@ def _describe(tagger: Tagger) -> str:
     if tagger.classes() == NoTagger().classes():
         return "words by their characters, without classes"
     return f"words and classes by {tagger.label()}"
+
+
+def _language_of(text: str, tagger: Tagger) -> str:
+    """The language that the tagger is for, unless the text is hardly in it."""
+    language = tagger.made_for()
+    return "" if language is None or unlikely_language(language, [text]) else language
 
 
 def _one_row(ids: Sequence[int], word_id: np.ndarray, classes: np.ndarray) -> Rows:

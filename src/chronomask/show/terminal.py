@@ -6,6 +6,7 @@ Masks have brackets and arrows; of stored rows, ``chronomask data show`` prints 
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ __all__ = ["in_terminal", "rows_as_text", "wrap"]
 _INDENT = "  "
 _BACKGROUND = {CONTENT: "97;45", FUNCTION: "30;46"}
 _FOREGROUND = {CONTENT: "35", FUNCTION: "36"}
+_LEFT_TO_RIGHT, _END, _LEFT = "\u2066", "\u2069", "\u200e"
+"""Characters without width: what stands between the first two runs from left to right, whatever is around
+it, and so does what stands beside the third."""
 _LEGEND = (
     "pieces of a word are joined by ·, its class follows it; ¶ begins a document or the padding"
 )
@@ -33,7 +37,10 @@ def in_terminal(
 ) -> str:
     """All views under one another; without ``colour`` no escape codes."""
     width = min(shutil.get_terminal_size((88, 24)).columns, 100)
-    blocks = [_legend(colour), *(f"note: {harmless(notice)}" for notice in notices)]
+    blocks = [
+        _legend(harmless(subject.mask), colour),
+        *(f"note: {harmless(notice)}" for notice in notices),
+    ]
     for view in views:
         name = _paint(harmless(view.name), "1", colour)
         blocks.append(f"\n{name}   {harmless(view.summary)}")
@@ -43,24 +50,24 @@ def in_terminal(
     return "\n".join(blocks)
 
 
-def _legend(colour: bool) -> str:
+def _legend(mask: str, colour: bool) -> str:
     word = Token("", "word", "NOUN", Shown.HIDDEN, "", True, 1)
     marks = [
-        (Shown.HIDDEN, "", "hidden as [MASK]"),
-        (Shown.RANDOM, "other", "shown as another token"),
-        (Shown.KEPT, "", "shown, but to be predicted"),
+        (Shown.HIDDEN, "", f"shown as {mask}"),
+        (Shown.RANDOM, "other", "as another token"),
+        (Shown.KEPT, "", "as it is"),
     ]
     parts = []
     for shown, instead, meaning in marks:
         example = Token("", word.text, word.class_name, shown, instead, True, 1)
         parts.append(f"{_mark_token(example, colour)[1]} {meaning}")
-    return "   ".join(parts)
+    return f"masked, to be predicted: {'   '.join(parts)}"
 
 
 def _moment(subject: Subject, moment: Moment, width: int, colour: bool) -> list[str]:
     stats = moment.statistics
     head = (
-        f"progress {moment.progress:g}: asked {moment.asked:.1%}, achieved {stats.achieved:.1%} "
+        f"progress {moment.progress:g}: asked {_percent(moment.asked)}, achieved {_percent(stats.achieved)} "
         f"over {EPOCHS} epochs, the first of them:"
     )
     lines = ["", _paint(head, "2", colour)]
@@ -89,27 +96,39 @@ def wrap(runs: Iterable[tuple[str, int, str]], width: int) -> list[str]:
 def _runs(tokens: list[Token], colour: bool) -> Iterator[tuple[str, int, str]]:
     """The tokens between two gaps together, for :func:`wrap`."""
     starts = [k for k, token in enumerate(tokens) if k == 0 or token.gap]
+    right_to_left = any(_is_right_to_left(token.text + token.instead) for token in tokens)
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
-        marked = [_mark_token(token, colour) for token in tokens[start:stop]]
+        marked = [_mark_token(token, colour, right_to_left) for token in tokens[start:stop]]
         size = sum(length for length, _ in marked)
         yield tokens[start].gap, size, "".join(text for _, text in marked)
 
 
-def _mark_token(token: Token, colour: bool) -> tuple[int, str]:
-    """Visible length and text of a token."""
+def _mark_token(token: Token, colour: bool, right_to_left: bool = False) -> tuple[int, str]:
+    """Visible length and text of a token; ``right_to_left``: whether words around it are, in whose midst an
+    arrow would point from the substitute to the word.
+    """
     text = harmless(token.text)
     if token.shown is Shown.PLAIN:
         return len(text), text
+    instead = harmless(token.instead)
     plain = {
         Shown.HIDDEN: f"[{text}]",
-        Shown.RANDOM: f"[{text}→{harmless(token.instead)}]",
+        Shown.RANDOM: f"[{text}→{instead}]",
         Shown.KEPT: f"[{text}=]",
     }[token.shown]
+    size = len(plain)
+    if right_to_left and token.shown is Shown.RANDOM:
+        plain = f"{_LEFT_TO_RIGHT}[{text}{_LEFT}→{_LEFT}{instead}]{_END}"
     group = group_of(token.class_name)
     code = _FOREGROUND.get(group, "90") + ";4"
     if token.shown is Shown.HIDDEN:
         code = _BACKGROUND.get(group, "30;47")
-    return len(plain), _paint(plain, code, colour)
+    return size, _paint(plain, code, colour)
+
+
+def _is_right_to_left(text: str) -> bool:
+    """Whether any letter runs from right to left, as Hebrew and Arabic ones do."""
+    return any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
 
 
 def _paint(text: str, code: str, colour: bool) -> str:
@@ -121,12 +140,12 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
     moments = view.moments
     weighted = any(moment.weights is not None for moment in moments)
     heads = [f"{moment.progress:g}" for moment in moments]
-    block = 7 * len(moments)
+    block = 8 * len(moments)
     top = f"{'':8}{'share in':>9}" + (
         f"  {'weight at progress':^{max(block, 18)}}" if weighted else ""
     )
     top += "  share of the masked at progress"
-    weight_heads = "".join(f"{head:>7}" for head in heads)
+    weight_heads = "".join(f"{head:>8}" for head in heads)
     second = f"{'class':8}{'the text':>9}"
     second += (f"  {weight_heads:^{max(block, 18)}}" if weighted else "") + f"  {weight_heads}"
     lines = [top, second]
@@ -134,10 +153,10 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
         name = subject.class_names[c]
         line = f"{name[:8]:8}{_percent(moments[0].statistics.class_in_text[c]):>9}"
         if weighted:
-            values = "".join(f"{_weight(moment, name):>7}" for moment in moments)
+            values = "".join(f"{_weight(moment, name):>8}" for moment in moments)
             line += f"  {values:^{max(block, 18)}}"
         line += "  " + "".join(
-            f"{_percent(moment.statistics.class_in_masked[c]):>7}" for moment in moments
+            f"{_percent(moment.statistics.class_in_masked[c]):>8}" for moment in moments
         )
         lines.append(line)
     multi = ", ".join(_percent(moment.statistics.multi_in_masked) for moment in moments)
@@ -149,7 +168,8 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
         if moment.weights is not None
     ]
     lines += [
-        f"{name} at progress {_times(view)}: {'; '.join(values)}" for name, values in in_force(view)
+        f"{name} at progress {_times(view)}: {'; '.join(values)}"
+        for name, values in in_force(view, subject.mask)
     ]
     if view.config.content.by_token_id:
         lines.append("weights are kept per token id; here all are alike, as before training")
@@ -167,7 +187,7 @@ def _weight(moment: Moment, name: str) -> str:
 
 def _percent(share: float) -> str:
     """``–`` for a share of nothing."""
-    return "–" if np.isnan(share) else f"{share:.1%}"
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def rows_as_text(

@@ -252,11 +252,11 @@ def tokens_of(subject: Subject, row: int, moment: Moment | None = None) -> list[
     return tokens
 
 
-def in_force(view: View) -> list[tuple[str, list[str]]]:
+def in_force(view: View, mask: str) -> list[tuple[str, list[str]]]:
     """What else of masking follows progress, and what it is at each moment; nothing for what stays.
 
     The strength of content, the strategy, the ratios of single rows, the chances of replacements, and the
-    share of rows that predict next tokens instead.
+    share of rows that predict next tokens instead. ``mask``: how the mask token is written.
     """
     config, times = view.config, [moment.progress for moment in view.moments]
     replaced = [config.replace_probs(at) for at in times]
@@ -264,7 +264,9 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
         "strength of content": [f"{config.content.strength_at(at):.3g}" for at in times],
         "strategy": [_spell(config.strategy.at(at), deep=True) for at in times],
         "nine tenths of rows": [_range_of_rows(config.ratio, at) for at in times],
-        "shown as [MASK], as another": [f"{mask:.0%}, {other:.0%}" for mask, other in replaced],
+        f"shown as {mask}, as another": [
+            f"{100 * mask:.0f} %, {100 * other:.0f} %" for mask, other in replaced
+        ],
         "rows of next tokens": [f"{view.objective.causal_share(at):.3g}" for at in times],
         "skipped by masked tokens": [
             "" if view.late_masks is None else view.late_masks.describe_at(at) for at in times
@@ -274,7 +276,7 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
         "strength of content": len(set(rows["strength of content"])) == 1,
         "strategy": len(set(rows["strategy"])) == 1,
         "nine tenths of rows": not config.ratio.draws_rows,
-        "shown as [MASK], as another": len(set(replaced)) == 1,
+        f"shown as {mask}, as another": len(set(replaced)) == 1,
         "rows of next tokens": not view.objective.has_causal_rows,
         "skipped by masked tokens": view.late_masks is None,
     }
@@ -284,7 +286,7 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
 def _range_of_rows(ratio: Schedule, progress: float) -> str:
     """The ratios between which nine tenths of the rows lie."""
     low, high = ratio.of_rows(progress, np.array([0.05, 0.95])).tolist()
-    return f"{min(low, high):.0%} to {max(low, high):.0%}"
+    return f"{100 * min(low, high):.0f} % to {100 * max(low, high):.0f} %"
 
 
 def classes_shown(rows: Rows, views: Sequence[View], class_names: tuple[str, ...]) -> list[int]:

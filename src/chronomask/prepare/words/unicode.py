@@ -153,7 +153,7 @@ def unlikely_language(language: str, texts: Iterable[str]) -> str | None:
         return _hardly_english(texts) if language == "en" else None
     other = next(script for script in found if script not in own)
     name = "Chinese" if other == "CJK" else other.capitalize()
-    return f"{found[other]:.0%} of its letters are {name}"
+    return f"{100 * found[other]:.0f} % of the letters are {name}"
 
 
 def _hardly_english(texts: Sequence[str]) -> str | None:
@@ -164,4 +164,4 @@ def _hardly_english(texts: Sequence[str]) -> str | None:
     share = sum(word in _ENGLISH for word in words) / max(len(words), 1)
     if len(words) < _WORDS_TO_JUDGE or share >= _FEW_ENGLISH:
         return None
-    return f"only {share:.1%} of its words are such as 'the', 'of' and 'and'"
+    return f"only {100 * share:.1f} % of the words are such as 'the', 'of' and 'and'"
