@@ -45,6 +45,24 @@ def test_page_is_one_file_without_requests(page: str) -> None:
     assert all(url.startswith(("data:", "csv/")) for url in urls)
 
 
+def test_tables_are_named_and_sorted_by_buttons(page: str) -> None:
+    boxes = re.findall(r'<div class="scroll"([^>]*)>', page)
+    assert boxes
+    assert all(
+        re.fullmatch(r' role="region" aria-label="[^"]+" tabindex="0"', box) for box in boxes
+    )
+    assert 'document.createElement("button")' in page  # Space and Enter press it
+    assert "heading.tabIndex" not in page
+    for direction in ("ascending", "descending"):
+        assert f'th[aria-sort="{direction}"] button::before' in page
+
+
+def test_columns_of_a_table_have_names_of_their_own(page: str) -> None:
+    for head in re.findall(r"<thead><tr>(.*?)</tr></thead>", page):
+        names = re.findall(r"<th[^>]*>(.*?)</th>", head)
+        assert len(names) == len(set(names))
+
+
 def test_every_panel_is_xml_and_ids_are_unique(page: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     # Tokens seen and seconds are multiples of steps here, and would be the same panel again.
