@@ -121,11 +121,13 @@ def test_no_line_is_spoken_of_where_none_of_other_runs_is_drawn() -> None:
     known = {name: ([1e6, 2e6], [7.0, 6.0]) for name in ("far", "further")}
     own = curve(["base"], 1)
     none = reference_picture(own, {"base": 0}, known)
-    assert none.caption == "Not drawn, because all begin beyond these runs: far and further."
+    assert none.caption == "Not drawn, because all begin beyond these runs: “far” and “further”."
     near = {"near": ([0.5, 1.5], [7.0, 6.0]), **known}
     some = reference_picture(own, {"base": 0}, near)
-    assert some.caption.startswith("Grey dashed lines are other runs’")
-    assert some.caption.endswith("because they begin beyond these runs: far and further.")
+    assert some.caption.startswith(
+        "Grey dashed lines are validation losses of other runs: “near”. On other text, "
+    )
+    assert some.caption.endswith("because they begin beyond these runs: “far” and “further”.")
 
 
 def test_a_reference_curve_is_drawn_as_far_as_the_runs_whatever_its_points() -> None:
@@ -147,4 +149,4 @@ def test_a_reference_curve_is_drawn_as_far_as_the_runs_whatever_its_points() -> 
         "at the end": [(2, 6)],
     }
     alone = reference_picture(curve(["base"], 1), {"base": 0}, {"far": ([5.0, 6.0], [4.0, 3.0])})
-    assert alone.caption == "Not drawn, because it begins beyond these runs: far."
+    assert alone.caption == "Not drawn, because it begins beyond these runs: “far”."

@@ -222,7 +222,7 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     own.write_text("name,tokens_seen,loss\nmine,100000,7\nmine,300000,6\nfar,9e12,5\nfar,9e13,4\n")
     page = report(folder, tmp_path / "out", reference=own).read_text(encoding="utf-8")
     assert "Beside runs that were measured before" in page
-    assert "because it begins beyond these runs: far." in page
+    assert "because it begins beyond these runs: “far”." in page
     numbers = (tmp_path / "out" / "csv" / "reference.csv").read_text(encoding="utf-8")
     assert "mine,100000,7\nmine,300000,6\nfixed 15 %," in numbers
     own.write_text("name,tokens_seen,loss\nmine,many,7\n")

@@ -108,6 +108,7 @@ def write_page(
     means = {
         k: mean_run(own, name) for name, k in arms.items() if (own := list(runs.get(name, ())))
     }
+    tasks = [task_table(task, study, arms) for task in study["tasks"]]
     html = render(
         Path(__file__).with_name("page.html"),
         title=study["name"],
@@ -120,7 +121,9 @@ def write_page(
         runs_download=_runs_csv(out, arms, runs),
         overview=overview(study, arms),
         contrasts=contrasts_table(study),
-        tasks=[task_table(task, study, arms) for task in study["tasks"]],
+        tasks=tasks,
+        compared=any(len(task["rows"]) > 1 for task in tasks),
+        framed=any(row["best"] for task in tasks for row in task["rows"]),
         tasks_download=_tasks_csv(out, study) if study["tasks"] else None,
         tested=any(
             numbers.get("p") is not None
