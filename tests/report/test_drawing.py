@@ -131,7 +131,7 @@ def test_a_name_is_written_in_full_contrast_however_few_tokens_its_line_has() ->
     assert figure is not None
     (text,) = [text for text in figure.texts if text.get_text() == "X"]
     assert text.get_alpha() is None
-    assert text.get_style() == "italic"
+    assert text.get_fontstyle() == "italic"
 
 
 def test_appearance_leaves_no_settings_behind() -> None:

@@ -258,8 +258,8 @@ def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
     text = report_in_words(folders, tmp_path / "out", "Two")
     assert "PTW (unfinished)" in text
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "PTW: the last line of metrics.jsonl is half-written: 1 line left out." in page
-    assert "PTW: unfinished" in page
+    assert "“PTW”: the last line of metrics.jsonl is half-written: 1 line left out." in page
+    assert "“PTW”: unfinished" in page
     assert '<p class="lead">“fixed 15 %” ended with a validation loss of' in page
     assert {row["arm"] for row in _read_csv(tmp_path / "out" / "csv" / "tasks.csv")} == {
         "fixed 15 %"
@@ -393,6 +393,20 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "<b onclick" not in page
     for panel in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
         ElementTree.fromstring(panel)
+
+
+def test_names_keep_their_own_direction(tmp_path: Path) -> None:
+    """In a sentence, a name from right to left would take the numbers after it along."""
+    names = ("fixed 15 %", "قناع متغير")
+    folders = [
+        write_run(tmp_path / str(k), name, steps=50, gain=k / 10) for k, name in enumerate(names)
+    ]
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    bare = re.sub(r"<title>.*?</title>", "", page)
+    assert "“\u2068قناع متغير\u2069”" in bare
+    assert "“قناع متغير”" not in bare
+    assert "“fixed 15 %”" in bare
+    assert {row["arm"] for row in _read_csv(tmp_path / "out" / "csv" / "arms.csv")} == set(names)
 
 
 def test_long_runs_are_thinned_alike_in_figure_and_csv(tmp_path: Path) -> None:

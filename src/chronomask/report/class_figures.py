@@ -69,9 +69,11 @@ def class_loss(runs: Mapping[int, Run]) -> Picture | None:
     caption = "The same validation, split by the class of the predicted word"
     caption += "; all panels share their scales." if len(panels) > 1 else "."
     legend = _group_legend(run.validation.per_class["class_loss"] for _, run in shown)
-    if {CONTENT, FUNCTION} <= {entry.text for entry in legend}:
+    groups = {entry.text for entry in legend}
+    if {CONTENT, FUNCTION} <= groups:
+        easy = "Function words and punctuation" if PUNCTUATION in groups else "Function words"
         caption += (
-            " Function words and punctuation are soon guessed from grammar alone, so their lines fall "
+            f" {easy} are soon guessed from grammar alone, so their lines fall "
             "early and far; content words carry what the sentence is about and stay hard, and "
             "it is this gap that class weights are meant to work on."
         )

@@ -129,9 +129,9 @@ def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) ->
     if beneath:
         notes.append(
             f"Grey dashed lines are validation losses of other runs: {join_names(begun)}. On other text, "
-            "with another vocabulary or on other held-out rows they say how such a curve falls, and not which run "
-            "is better. A loss far above all of them, or one that stays where it is while they fall, is "
-            "worth a look. They are drawn as far as these runs went."
+            "with another vocabulary or on other held-out rows they say how such a curve falls, and not "
+            "which run is better. A loss far above all of them, or one that stays where it is while they "
+            "fall, is worth a look. They are drawn as far as these runs went."
         )
     if left_out:
         who = "all begin" if not beneath else "they begin" if len(left_out) > 1 else "it begins"
@@ -240,10 +240,7 @@ def difference_picture(
     return Picture(
         "differences",
         f"Differences from “{baseline}” in the end",
-        "One row an arm: the mean difference over paired seeds, its 95 % interval, and small dots for "
-        "single seeds. A full dot’s interval excludes zero, a hollow one’s does not, and a cross has no "
-        "interval, for want of a second seed in common. Of many intervals about one in twenty misses by "
-        "chance; the tables have the tests.",
+        _forest_caption(compared, others),
         arm_legend(others),
         tuple(_forest(task, baseline, others) for task in compared),
         (
@@ -434,6 +431,31 @@ def _forest(task: Numbers, baseline: str, others: Mapping[str, int]) -> str:
             reach = max(reach, abs(at), *map(abs, [*ends, *seeds]))
         axes.set_xlim(-1.08 * reach or -1.0, 1.08 * reach or 1.0)
         return to_svg(axes, f"forest-{task['task']}", f"Differences from the baseline on {title}")
+
+
+def _forest_caption(tasks: Sequence[Numbers], others: Iterable[str]) -> str:
+    """What a row of the differences is; intervals and dots of seeds are spoken of where there are some."""
+    found = [
+        (verdict(task, task["arms"][name]), len(task["arms"][name]["by_seed"]))
+        for task in tasks
+        for name in others
+        if name in task["arms"]
+    ]
+    with_intervals = any(kind != "unknown" for kind, _ in found)
+    without = any(kind == "unknown" for kind, _ in found)
+    several = any(seeds > 1 for _, seeds in found)
+    words = ["One row an arm: the mean difference over paired seeds"]
+    words[0] += ", its 95 % interval" if with_intervals else ""
+    words[0] += ", and small dots for single seeds." if several else "."
+    if with_intervals:
+        words.append("A full dot’s interval excludes zero, and a hollow one’s does not.")
+    if without:
+        words.append("A cross has no interval, for want of a second seed in common.")
+    if with_intervals:
+        words.append(
+            "Of many intervals about one in twenty misses by chance; the tables have the tests."
+        )
+    return " ".join(words)
 
 
 def _seed_differences(task: Numbers, name: str, baseline: str) -> list[float]:

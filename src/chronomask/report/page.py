@@ -25,7 +25,14 @@ from chronomask.report.comparison import (
     read_comparison,
     task_title,
 )
-from chronomask.report.render import Cell, Download, picture_values, render, write_csv
+from chronomask.report.render import (
+    Cell,
+    Download,
+    isolate_names,
+    picture_values,
+    render,
+    write_csv,
+)
 from chronomask.report.sentences import findings
 from chronomask.report.tables import (
     arms_table,
@@ -146,7 +153,7 @@ def write_page(
         versions=[(key, str(value)) for key, value in study["versions"].items()],
     )
     path = out / "report.html"
-    write_text(path, html)
+    write_text(path, isolate_names(html))
     return path
 
 
