@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
 from chronomask.report.drawing import (
+    ARM_COLOURS,
+    GROUP_COLOURS,
+    INK,
+    MUTED,
     ArmLine,
+    EndLabel,
     appearance,
     arm_colour,
     arm_style,
     compact,
+    contrast,
     darker,
+    label_ends,
     lines_panel,
     panel,
     shorten,
@@ -89,8 +96,42 @@ def test_a_label_at_a_height_keeps_clear_of_the_lines(
 
 
 def test_text_colours_are_dark_enough() -> None:
+    assert contrast("#ffffff") == pytest.approx(1)
+    assert contrast("#000000") == pytest.approx(21)
+    assert contrast("#767676") == pytest.approx(4.54, abs=0.005)
     assert darker("#4d4d4d") == "#4d4d4d"
-    assert darker("#e69f00") != "#e69f00"
+    for colour in (*ARM_COLOURS, *GROUP_COLOURS.values(), INK, MUTED):
+        assert contrast(darker(colour)) >= 4.5
+
+
+def test_lines_of_other_runs_keep_their_names_where_arms_have_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def note(axes: Axes, *texts: str) -> str:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        written.update(text.get_text() for text in figure.texts)
+        return texts[-1]
+
+    monkeypatch.setattr("chronomask.report.drawing.to_svg", note)
+    x = np.arange(3.0)
+    for arms, named in ((2, {"arm 0", "arm 1", "other"}), (8, {"other"})):
+        written = set[str]()
+        lines = [ArmLine(k, f"arm {k}", x, x + k) for k in range(arms)]
+        said = lines_panel(lines, "title", "steps", "nats", "p", beneath=[("other", x, x)])
+        assert written - {"title", "nats"} == named
+        assert "grey dashed lines of other runs" in said
+
+
+def test_a_name_is_written_in_full_contrast_however_few_tokens_its_line_has() -> None:
+    with appearance():
+        axes = panel("loss", "steps", "nats", labels=["X"])
+        label_ends(axes, [EndLabel(1.0, 0.5, "X", "#9aa1a9", faint=True)])
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    (text,) = [text for text in figure.texts if text.get_text() == "X"]
+    assert text.get_alpha() is None
+    assert text.get_fontstyle() == "italic"
 
 
 def test_appearance_leaves_no_settings_behind() -> None:

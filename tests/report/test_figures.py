@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from chronomask.report.arms import mean_run
+from chronomask.report.class_figures import class_loss, final_class_loss
 from chronomask.report.comparison import in_unit, mean_text, unit_of
-from chronomask.report.drawing import ArmLine
-from chronomask.report.figures import curve_picture, reference_picture
+from chronomask.report.drawing import LABEL_POINTS, ArmLine
+from chronomask.report.figures import curve_picture, difference_picture, reference_picture
 from chronomask.report.training_figures import FEW_PREDICTIONS, predicted_tokens, training_loss
 from chronomask.runs.read import Run, Series, read_run
-from tests.support.comparisons import curve
+from tests.support.comparisons import AXES, curve, task
 from tests.support.synthetic_runs import write_run
 
 
@@ -121,11 +124,13 @@ def test_no_line_is_spoken_of_where_none_of_other_runs_is_drawn() -> None:
     known = {name: ([1e6, 2e6], [7.0, 6.0]) for name in ("far", "further")}
     own = curve(["base"], 1)
     none = reference_picture(own, {"base": 0}, known)
-    assert none.caption == "Not drawn, because all begin beyond these runs: far and further."
+    assert none.caption == "Not drawn, because all begin beyond these runs: “far” and “further”."
     near = {"near": ([0.5, 1.5], [7.0, 6.0]), **known}
     some = reference_picture(own, {"base": 0}, near)
-    assert some.caption.startswith("Grey dashed lines are other runs’")
-    assert some.caption.endswith("because they begin beyond these runs: far and further.")
+    assert some.caption.startswith(
+        "Grey dashed lines are validation losses of other runs: “near”. On other text, "
+    )
+    assert some.caption.endswith("because they begin beyond these runs: “far” and “further”.")
 
 
 def test_a_reference_curve_is_drawn_as_far_as_the_runs_whatever_its_points() -> None:
@@ -147,4 +152,99 @@ def test_a_reference_curve_is_drawn_as_far_as_the_runs_whatever_its_points() -> 
         "at the end": [(2, 6)],
     }
     alone = reference_picture(curve(["base"], 1), {"base": 0}, {"far": ([5.0, 6.0], [4.0, 3.0])})
-    assert alone.caption == "Not drawn, because it begins beyond these runs: far."
+    assert alone.caption == "Not drawn, because it begins beyond these runs: “far”."
+
+
+def three_validations(changes: dict[str, list[float]]) -> dict[str, Any]:
+    """A curve of one arm, whose axes are alike but for ``changes``."""
+    line = {axis: [1.0, 2.0, 3.0] for axis in AXES} | changes
+    by_seed = {"0": {**line, "value": [6.0, 5.0, 4.0]}}
+    numbers = {**line, "mean": [6.0, 5.0, 4.0], "by_seed": by_seed}
+    return {**curve(["base"], 1), "arms": {"base": numbers}}
+
+
+def test_captions_speak_of_the_panels_that_are_there() -> None:
+    for changes, panels, time in (
+        ({}, False, False),
+        ({"seconds": [1.0, 5.0, 6.0]}, True, True),  # of no other axis a multiple
+        ({"masked_tokens": [1.0, 3.0, 7.0]}, True, False),
+    ):
+        found = curve_picture(three_validations(changes), {"base": 0})
+        assert (len(found.panels) > 1) == panels
+        assert ("The panels show" in found.caption) == panels
+        assert ("Time depends on" in found.caption) == time
+
+
+def test_flops_are_counted_in_a_power_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def note(lines: Sequence[ArmLine], *texts: str) -> str:
+        names.append((texts[1], float(lines[0].x[-1])))
+        return ""
+
+    monkeypatch.setattr("chronomask.report.figures.lines_panel", note)
+    curve_picture(three_validations({"flops": [1e14, 3e14, 8.2e14]}), {"base": 0})
+    assert ("FLOPs, 10¹⁴", pytest.approx(8.2)) in names
+
+
+def test_differences_have_words_for_what_is_drawn() -> None:
+    arms = {"base": 0, "a": 1}
+    sure = difference_picture([task("cola", {"a": (0.1, 0.3)})], "base", arms)
+    unsure = difference_picture([task("cola", {"a": None}, seeds=1)], "base", arms)
+    assert sure is not None
+    assert unsure is not None
+    assert "interval excludes zero" in sure.caption
+    assert "cross" not in sure.caption
+    assert "interval excludes zero" not in unsure.caption
+    assert "small dots" not in unsure.caption
+    assert "A cross has no interval" in unsure.caption
+
+
+def with_classes(run: Run, names: Sequence[str], number: float) -> Run:
+    """The run with other classes, of which each validation predicted ``number`` tokens."""
+    series = run.validation
+    losses, counts = ({}, {})
+    for place, name in enumerate(names):
+        losses[name] = np.linspace(6, 2 + place / 10, len(series))
+        counts[name] = np.full(len(series), number)
+    per_class = {**series.per_class, "class_loss": losses, "class_count": counts}
+    return replace(run, validation=Series(series.columns, per_class))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    ("names", "count", "groups", "faint"),
+    [(("N1", "N2"), 500.0, False, False), (("NOUN", "DET", "X"), 10.0, True, True)],
+    ids=["tags of a tagger", "parts of speech"],
+)
+def test_captions_of_classes_name_the_groups_that_are_there(
+    number: int, names: Sequence[str], count: float, groups: bool, faint: bool, tmp_path: Path
+) -> None:
+    runs = {}
+    for k in range(number):
+        run = read_run(write_run(tmp_path / str(k), f"arm {k}", steps=100))
+        runs[k] = mean_run([with_classes(run, names, count)], run.name)
+    lines, dots = class_loss(runs), final_class_loss(runs)
+    assert lines is not None
+    assert dots is not None
+    assert ("content words" in lines.caption) == groups
+    assert ("content words" in dots.caption) == (groups and number > 1)
+    assert ("Dashed lines" in lines.caption) == faint
+    assert ("Hollow dots" in dots.caption) == faint
+    assert ("all panels" in lines.caption) == (number > 1)
+    assert ("one dot per arm" in dots.caption) == (number > 1)
+    assert dots.title.startswith("Where the arms end" if number > 1 else "Where it ends")
+
+
+def test_a_figure_of_classes_grows_with_their_number(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", "arm", steps=100))
+    heights = []
+    for number in (10, 54):
+        names = [f"TAG{k}" for k in range(number)]
+        picture = class_loss({0: mean_run([with_classes(run, names, 500.0)], "arm")})
+        assert picture is not None
+        box = re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', picture.panels[0])
+        assert box is not None
+        heights.append(float(box[1]))
+    assert heights[0] == pytest.approx(288)
+    assert heights[1] > 54 * LABEL_POINTS  # no name lies on another

@@ -45,6 +45,24 @@ def test_page_is_one_file_without_requests(page: str) -> None:
     assert all(url.startswith(("data:", "csv/")) for url in urls)
 
 
+def test_tables_are_named_and_sorted_by_buttons(page: str) -> None:
+    boxes = re.findall(r'<div class="scroll"([^>]*)>', page)
+    assert boxes
+    assert all(
+        re.fullmatch(r' role="region" aria-label="[^"]+" tabindex="0"', box) for box in boxes
+    )
+    assert 'document.createElement("button")' in page  # Space and Enter press it
+    assert "heading.tabIndex" not in page
+    for direction in ("ascending", "descending"):
+        assert f'th[aria-sort="{direction}"] button::before' in page
+
+
+def test_columns_of_a_table_have_names_of_their_own(page: str) -> None:
+    for head in re.findall(r"<thead><tr>(.*?)</tr></thead>", page):
+        names = re.findall(r"<th[^>]*>(.*?)</th>", head)
+        assert len(names) == len(set(names))
+
+
 def test_every_panel_is_xml_and_ids_are_unique(page: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     # Tokens seen and seconds are multiples of steps here, and would be the same panel again.
@@ -204,7 +222,7 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     own.write_text("name,tokens_seen,loss\nmine,100000,7\nmine,300000,6\nfar,9e12,5\nfar,9e13,4\n")
     page = report(folder, tmp_path / "out", reference=own).read_text(encoding="utf-8")
     assert "Beside runs that were measured before" in page
-    assert "because it begins beyond these runs: far." in page
+    assert "because it begins beyond these runs: “far”." in page
     numbers = (tmp_path / "out" / "csv" / "reference.csv").read_text(encoding="utf-8")
     assert "mine,100000,7\nmine,300000,6\nfixed 15 %," in numbers
     own.write_text("name,tokens_seen,loss\nmine,many,7\n")
@@ -240,8 +258,8 @@ def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
     text = report_in_words(folders, tmp_path / "out", "Two")
     assert "PTW (unfinished)" in text
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "PTW: the last line of metrics.jsonl is half-written: 1 line left out." in page
-    assert "PTW: unfinished" in page
+    assert "“PTW”: the last line of metrics.jsonl is half-written: 1 line left out." in page
+    assert "“PTW”: unfinished" in page
     assert '<p class="lead">“fixed 15 %” ended with a validation loss of' in page
     assert {row["arm"] for row in _read_csv(tmp_path / "out" / "csv" / "tasks.csv")} == {
         "fixed 15 %"
@@ -375,6 +393,20 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "<b onclick" not in page
     for panel in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
         ElementTree.fromstring(panel)
+
+
+def test_names_keep_their_own_direction(tmp_path: Path) -> None:
+    """In a sentence, a name from right to left would take the numbers after it along."""
+    names = ("fixed 15 %", "قناع متغير")
+    folders = [
+        write_run(tmp_path / str(k), name, steps=50, gain=k / 10) for k, name in enumerate(names)
+    ]
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    bare = re.sub(r"<title>.*?</title>", "", page)
+    assert "“\u2068قناع متغير\u2069”" in bare
+    assert "“قناع متغير”" not in bare
+    assert "“fixed 15 %”" in bare
+    assert {row["arm"] for row in _read_csv(tmp_path / "out" / "csv" / "arms.csv")} == set(names)
 
 
 def test_long_runs_are_thinned_alike_in_figure_and_csv(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables beside a page."""
+"""Tables beside a page, and what every page looks like."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chronomask.errors import DataError
+from chronomask.report import render as pages
 from chronomask.report.render import write_csv
 
 
@@ -28,3 +29,22 @@ def test_a_table_is_written_into_its_folder_alone(tmp_path: Path, name: str) -> 
     with pytest.raises(DataError, match="no file can be called so"):
         write_csv(tmp_path / "out", name, ["a"], [[1]])
     assert not list(tmp_path.iterdir())
+
+
+def test_paper_gets_whole_tables_and_what_is_folded_away() -> None:
+    style = Path(pages.__file__).with_name("style.css").read_text(encoding="utf-8")
+    on_screen, paper = style.split("@media print {")
+    # What a screen scrolls, keeps in place and does not break, paper would cut off.
+    for kept, undone in (
+        ("overflow-x: auto", "overflow: visible"),
+        ("position: sticky", "position: static"),
+        ("white-space: nowrap", "white-space: normal"),
+    ):
+        assert kept in on_screen
+        assert undone in paper
+    assert "details::details-content { display: block; content-visibility: visible;" in paper
+
+
+def test_marks_keep_the_colours_of_their_lines_in_the_dark() -> None:
+    style = Path(pages.__file__).with_name("style.css").read_text(encoding="utf-8")
+    assert "filter" not in style

@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from chronomask.report.arms import present_classes
+from chronomask.report.comparison import join_names
 from chronomask.report.drawing import (
     GROUP_COLOURS,
+    LABEL_POINTS,
     MUTED,
     EndLabel,
     LegendEntry,
@@ -37,6 +39,8 @@ __all__ = ["class_loss", "class_weight", "final_class_loss"]
 _UNIT = "nats per predicted token"
 FEW_TOKENS = 50
 """A class with fewer predicted tokens per validation is drawn faint: its loss is mostly luck."""
+_LABEL_ROOM = LABEL_POINTS * 1.1
+"""Points of height that the name of a class takes at the end of its line."""
 
 
 def class_loss(runs: Mapping[int, Run]) -> Picture | None:
@@ -62,15 +66,28 @@ def class_loss(runs: Mapping[int, Run]) -> Picture | None:
                 "loss",
             )
         )
+    caption = "The same validation, split by the class of the predicted word"
+    caption += "; all panels share their scales." if len(panels) > 1 else "."
+    legend = _group_legend(run.validation.per_class["class_loss"] for _, run in shown)
+    groups = {entry.text for entry in legend}
+    if {CONTENT, FUNCTION} <= groups:
+        easy = "Function words and punctuation" if PUNCTUATION in groups else "Function words"
+        caption += (
+            f" {easy} are soon guessed from grammar alone, so their lines fall "
+            "early and far; content words carry what the sentence is about and stay hard, and "
+            "it is this gap that class weights are meant to work on."
+        )
+    if any(
+        _is_faint(run.validation, name)
+        for _, run in shown
+        for name in present_classes(run.validation, "class_loss")
+    ):
+        caption += f" Dashed lines, with names in italics, rest on fewer than {FEW_TOKENS} tokens."
     return Picture(
         "class-loss",
         f"Loss per class of words at a fixed {ratio_text(ratios)}",
-        "The same validation, split by the class of the predicted word; all panels share their "
-        "scales. Function words and punctuation are soon guessed from grammar alone, so their lines fall "
-        "early and far; content words carry what the sentence is about and stay hard, and "
-        "it is this gap that class weights are meant to work on. Faint lines rest on fewer than "
-        f"{FEW_TOKENS} tokens.",
-        _group_legend(run.validation.per_class["class_loss"] for _, run in shown),
+        caption,
+        legend,
         tuple(panels),
         ("arm", "step", "class", "group", "loss", "num_predicted"),
         tuple(rows),
@@ -105,7 +122,7 @@ def class_weight(runs: Mapping[int, Run]) -> Picture | None:
     if len(shown) < len(runs):
         shown_indices = {k for k, _ in shown}
         without = [run.name for k, run in runs.items() if k not in shown_indices]
-        caption += f" Not shown, because they do not weigh classes: {', '.join(without)}."
+        caption += f" Not shown, because they do not weigh classes: {join_names(without)}."
     return Picture(
         "class-weight",
         "Which classes are preferred",
@@ -146,11 +163,14 @@ def final_class_loss(runs: Mapping[int, Run]) -> Picture | None:
     panels = [
         _dots(names, losses, finals, "Loss at the last validation", _UNIT, "final"),
     ]
-    caption = (
-        "One row per class of words, hardest first within each group; one dot per arm. "
-        f"Faint dots rest on fewer than {FEW_TOKENS} tokens."
-    )
-    if len(runs) > 1 and baseline:
+    several = len(finals) > 1
+    groups = {group_of(name) for name in names}
+    caption = "One row per class of words, hardest first"
+    caption += " within each group" if len(groups) > 1 else ""
+    caption += "; one dot per arm." if several else "."
+    if any(number < FEW_TOKENS for final in finals.values() for _, number in final.values()):
+        caption += f" Hollow dots rest on fewer than {FEW_TOKENS} tokens."
+    if several and baseline:
         sure = {
             index: {
                 name: gap for name, gap in own.items() if not finals[index][name][1] < FEW_TOKENS
@@ -159,14 +179,17 @@ def final_class_loss(runs: Mapping[int, Run]) -> Picture | None:
         }
         title = f"Difference from {shorten(runs[0].name)}"
         panels.append(_dots(names, sure, finals, title, "nats; left of 0 is better", "gap"))
-        caption += (
-            f" The second panel takes off the loss of the baseline, “{runs[0].name}”: if "
-            "preferring hard classes pays, its arms lie left of zero for content words. "
-            "Classes with too few tokens have no dots there."
-        )
+        caption += f" The second panel takes off the loss of the baseline, “{runs[0].name}”"
+        if CONTENT in groups:
+            caption += (
+                ": if preferring hard classes pays, its arms lie left of zero for content words"
+            )
+        caption += "."
+        if sure != gaps:
+            caption += " Classes with too few tokens have no dots there."
     return Picture(
         "final-class-loss",
-        "Where the arms end, class by class",
+        f"Where {'the arms end' if several else 'it ends'}, class by class",
         caption,
         arm_legend({run.name: index for index, run in runs.items()}),
         tuple(panels),
@@ -187,14 +210,13 @@ def _class_lines(
     """A panel with one line per class, coloured by group and labelled at its right end."""
     low, high, last_step = limits
     where = thin_out(series)
-    counts = series.per_class.get("class_count", {})
     with appearance():
         axes = panel(
             shorten(run.name, 34),
             "optimiser step",
             y_label,
             labels=list(classes),
-            height=4.0,
+            height=max(4.0, (78 + _LABEL_ROOM * len(classes)) / 72),
             title_colour=darker(arm_colour(index)),
         )
         ends = []
@@ -203,9 +225,10 @@ def _class_lines(
             x, y = series["step"][where], classes[name][where]
             there = np.isfinite(y)
             x, y, colour = x[there], y[there], GROUP_COLOURS[group_of(name)]
-            faint = prefix == "loss" and name in counts and np.nanmax(counts[name]) < FEW_TOKENS
-            axes.plot(x, y, color=colour, lw=1.3, alpha=0.35 if faint else 0.9)
-            ends.append(EndLabel(float(x[-1]), float(y[-1]), name, colour, bool(faint)))
+            faint = prefix == "loss" and _is_faint(series, name)
+            dashes = (0, (3, 2)) if faint else "solid"
+            axes.plot(x, y, color=colour, lw=1.0 if faint else 1.3, ls=dashes)
+            ends.append(EndLabel(float(x[-1]), float(y[-1]), name, colour, faint))
         axes.set_xlim(0, last_step)
         pad = 0.04 * (high - low) or 0.1
         axes.set_ylim(low - pad, high + pad)
@@ -215,6 +238,12 @@ def _class_lines(
         return to_svg(
             axes, f"class-{prefix}-{index}", f"{y_label} per class over time of {run.name}"
         )
+
+
+def _is_faint(series: Series, name: str) -> bool:
+    """Whether no validation predicted many tokens of a class."""
+    counts = series.per_class.get("class_count", {}).get(name)
+    return counts is not None and bool(np.nanmax(counts) < FEW_TOKENS)
 
 
 def _dots(
@@ -231,7 +260,7 @@ def _dots(
         axes = panel(
             title,
             x_label,
-            "one dot per arm",
+            "one dot per arm" if len(values) > 1 else "",
             height=(78 + row_points * len(names)) / 72,
             row_names=names,
         )
@@ -250,10 +279,10 @@ def _dots(
                         arm[name],
                         row + offset,
                         "o",
-                        ms=4.2,
-                        mew=0,
+                        ms=3.6,
+                        mew=1.0,
                         color=arm_colour(index),
-                        alpha=0.35 if few else 0.95,
+                        mfc="white" if few else arm_colour(index),
                     )
         if prefix == "gap":
             axes.axvline(0, color=MUTED, lw=1.0, zorder=1)

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -40,11 +40,13 @@ __all__ = [
     "in_unit",
     "interval_text",
     "is_downstream",
+    "join_names",
     "join_words",
     "mean_text",
     "p_text",
     "percent",
     "power_of_ten",
+    "raised_ten",
     "read_comparison",
     "read_curves",
     "task_title",
@@ -363,7 +365,12 @@ def power_of_ten(value: float) -> str:
     if math.isnan(value):
         return ABSENT
     digits, _, exponent = f"{value:.2e}".partition("e")
-    return f"{digits} × 10{str(int(exponent)).translate(_RAISED)}"
+    return f"{digits} × {raised_ten(int(exponent))}"
+
+
+def raised_ten(exponent: int) -> str:
+    """``10¹⁰``."""
+    return f"10{str(exponent).translate(_RAISED)}"
 
 
 def duration(seconds: float) -> str:
@@ -381,6 +388,11 @@ def duration(seconds: float) -> str:
 def join_words(parts: Sequence[str]) -> str:
     """``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def join_names(names: Iterable[str]) -> str:
+    """``“a”, “b” and “c”``: the commas of the list are not those of a name."""
+    return join_words([f"“{name}”" for name in names])
 
 
 def first_few(parts: Sequence[str]) -> list[str]:

@@ -34,6 +34,7 @@ __all__ = [
     "ARM_COLOURS",
     "GROUP_COLOURS",
     "INK",
+    "LABEL_POINTS",
     "MUTED",
     "ArmLine",
     "EndLabel",
@@ -44,6 +45,7 @@ __all__ = [
     "arm_style",
     "arm_width",
     "compact",
+    "contrast",
     "darker",
     "label_ends",
     "lines_panel",
@@ -62,6 +64,8 @@ GRID = "#e4e7eb"
 # Okabe and Ito's palette, safe for colour-blind readers; the first arm, the baseline, is ink grey.
 # Their yellow is left out: it cannot be read on white. Brown, violet and lime follow, chosen to be far
 # from the others, for colour-blind readers too; later arms take the colours again with other line styles.
+# Amber, sky and lime have little contrast with white. Darker, amber would be vermilion to colour-blind
+# readers; names in a line's colour are darkened instead (`darker`).
 ARM_COLOURS = (
     "#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b3a1e", "#7a3fb0",
     "#8fbf3f",
@@ -73,6 +77,8 @@ GROUP_COLOURS = {CONTENT: "#8a1c5f", FUNCTION: "#2a9296", PUNCTUATION: "#b98a2f"
 
 MOST_LABELS = 8
 """Lines labelled at their ends; with more arms the legend alone tells them apart."""
+_TEXT_CONTRAST = 4.5
+"""Of text on white, as the WCAG 2 ask of small type."""
 MOST_DOTS = 20
 """Dots of a seed along a line; of more points so many are drawn, the last among them."""
 
@@ -85,7 +91,7 @@ _NO_FORMULAS: dict[Any, Any] = {"text.parse_math": False}  # names may have doll
 
 @dataclass(frozen=True, slots=True)
 class EndLabel:
-    """A label for the line that ends at (x, y) in data units."""
+    """A label for the line that ends at (x, y) in data units; in italics if the line is ``faint``."""
 
     x: float
     y: float
@@ -238,10 +244,13 @@ def lines_panel(
     """A panel with one line per arm, labelled at its right end unless there are too many.
 
     ``references``: name → height of a dashed line across, to which the panel reaches.
-    ``beneath``: name, x and y of grey dashed lines that are no arms.
+    ``beneath``: name, x and y of grey dashed lines that are no arms. No legend has them, so they keep their
+    labels where arms have none.
     """
-    names = [*(line.name for line in lines), *(name for name, _, _ in beneath)]
-    labels = [shorten(name) for name in names] if len(names) <= MOST_LABELS else []
+    name_others = len(beneath) <= MOST_LABELS
+    name_arms = len(lines) + len(beneath) <= MOST_LABELS
+    labels = [shorten(line.name) for line in lines] if name_arms else []
+    labels += [shorten(name) for name, _, _ in beneath] if name_others else []
     with appearance():
         axes = panel(title, x_label, y_label, labels=labels)
         ends = []
@@ -251,11 +260,12 @@ def lines_panel(
                 _draw_line(axes, line, there, arm_width(place, len(lines)))
                 x, y = float(line.x[there][-1]), float(line.y[there][-1])
                 ends.append(EndLabel(x, y, shorten(line.name), arm_colour(line.index)))
+        others = []
         for name, x, y in beneath:
             alone = "o" if len(x) == 1 else None  # a line through one point is not to be seen
             axes.plot(x, y, color=MUTED, lw=0.9, ls=(0, (4, 3)), marker=alone, ms=3, zorder=1)
-            ends.append(EndLabel(float(x[-1]), float(y[-1]), shorten(name), MUTED))
-        axes.set_xlim(0, max((end.x for end in ends), default=0.0) * 1.02 or 1.0)
+            others.append(EndLabel(float(x[-1]), float(y[-1]), shorten(name), MUTED))
+        axes.set_xlim(0, max((end.x for end in (*ends, *others)), default=0.0) * 1.02 or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         for name, height in (references or {}).items():
@@ -267,9 +277,9 @@ def lines_panel(
                 color=MUTED, fontsize=LABEL_POINTS,
             )  # fmt: skip
         axes.set_ylim(*axes.get_ylim())
-        if labels:
-            label_ends(axes, ends)
-        return to_svg(axes, prefix, f"{title}, one line per arm")
+        label_ends(axes, [*(ends if name_arms else ()), *(others if name_others else ())])
+        grey = ", and grey dashed lines of other runs" if beneath else ""
+        return to_svg(axes, prefix, f"{title}, one line per arm{grey}")
 
 
 def _clear_side(lines: Sequence[ArmLine], height: float, width: float) -> Literal["left", "right"]:
@@ -327,19 +337,16 @@ def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
     heights = spread([float(end[1]) for end in ends], gap, *room)
     edge = box.x1 * width
     for label, end, y in zip(ordered, ends, heights, strict=True):
-        alpha = 0.65 if label.faint else 1.0
         xs = np.array([end[0] + 2.5, max(edge + 2, end[0] + 2.5), edge + 14]) / width
         ys = np.array([end[1], end[1], y]) / height
-        leader = Line2D(
-            xs, ys, transform=figure.transFigure, color=label.colour, lw=0.7, alpha=0.6 * alpha
-        )
+        leader = Line2D(xs, ys, transform=figure.transFigure, color=label.colour, lw=0.7, alpha=0.6)
         figure.add_artist(leader)
         figure.text(
             (edge + 16) / width,
             y / height,
             label.text,
             color=darker(label.colour),
-            alpha=alpha,
+            style="italic" if label.faint else "normal",
             size=LABEL_POINTS,
             va="center_baseline",
             ha="left",
@@ -419,12 +426,31 @@ def compact(value: float) -> str:
     return text.replace("-", "−")
 
 
+def contrast(colour: str) -> float:
+    """The contrast of a colour with white, from 1 to 21, as the WCAG 2 define it."""
+    return 1.05 / (_luminance(_linear(colour)) + 0.05)
+
+
 def darker(colour: str) -> str:
-    """The colour as text: dark enough to read in small type on white."""
-    parts = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
-    luminance = 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-    factor = min(1.0, 105 / luminance) if luminance else 1.0
-    return "#" + "".join(f"{round(part * factor):02x}" for part in parts)
+    """The colour as text: dark enough to read in small type on white, and of the same hue."""
+    if contrast(colour) >= _TEXT_CONTRAST:
+        return colour
+    light = _linear(colour)
+    factor = (1.05 / _TEXT_CONTRAST - 0.05) / _luminance(light)
+    shades = (factor * part for part in light)
+    parts = (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in shades)
+    return "#" + "".join(f"{math.floor(255 * part):02x}" for part in parts)
+
+
+def _linear(colour: str) -> list[float]:
+    """Red, green and blue of an sRGB colour as amounts of light, 0 to 1."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    return [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+
+
+def _luminance(light: Sequence[float]) -> float:
+    red, green, blue = light
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def shorten(name: str, limit: int = 20) -> str:

@@ -6,6 +6,7 @@ to draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,9 @@ from chronomask.report.comparison import (
     Curves,
     Numbers,
     in_unit,
+    join_names,
     join_words,
+    raised_ten,
     task_title,
     unit_of,
     verdict,
@@ -94,12 +97,16 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
         title = f"{_capital(task_title(curve))} over training"
         better = "Higher" if curve["higher_is_better"] else "Lower"
         what = f"Checkpoints along the way were evaluated on the task. {better} is better."
+    costs = ""
+    if len(panels) > 1:
+        lead = "; an arm that leads by one cost may not by another" if len(own) > 1 else ""
+        costs = f" The panels show the same values against what they cost{lead}."
+    if "seconds" in drawn:
+        costs += " Time depends on what else the machine was doing."
     return Picture(
         f"curve-{curve['quantity']}",
         title,
-        f"{what} {_seeds_caption(curve)}{far} The panels show the same values against what they cost"
-        f"{'; an arm that leads by one cost may not by another' if len(own) > 1 else ''}. Time depends on "
-        "what else the machine was doing.",
+        f"{what} {_seeds_caption(curve)}{far}{costs}",
         arm_legend(own),
         tuple(panels),
         ("arm", "seed", *axes, str(curve["metric"]), *extra),
@@ -121,15 +128,15 @@ def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) ->
     notes = []
     if beneath:
         notes.append(
-            "Grey dashed lines are other runs’ validation losses, on other text and with another vocabulary: "
-            "they say how such a curve falls, and not which run is better. A loss far above all of them, or "
-            "one that stays where it is while they fall, is worth a look. They are drawn as far as these "
-            "runs went."
+            f"Grey dashed lines are validation losses of other runs: {join_names(begun)}. On other text, "
+            "with another vocabulary or on other held-out rows they say how such a curve falls, and not "
+            "which run is better. A loss far above all of them, or one that stays where it is while they "
+            "fall, is worth a look. They are drawn as far as these runs went."
         )
     if left_out:
         who = "all begin" if not beneath else "they begin" if len(left_out) > 1 else "it begins"
         who = "it begins" if len(known) == 1 else who
-        notes.append(f"Not drawn, because {who} beyond these runs: {join_words(left_out)}.")
+        notes.append(f"Not drawn, because {who} beyond these runs: {join_names(left_out)}.")
     rows: list[Row] = [
         (n, _whole(x), _whole(y)) for n, *xy in beneath for x, y in zip(*xy, strict=True)
     ]
@@ -200,9 +207,9 @@ def distance_picture(curve: Numbers, baseline: str, arms: Mapping[str, int]) -> 
     return Picture(
         "difference",
         "How far apart the arms are",
-        f"“{baseline}” is the baseline. The first panel takes its validation loss off every arm’s at the "
-        "same step, so that gaps too small for the figure above can be seen; the zero line is the "
-        f"baseline itself. {meaning}",
+        f"“{baseline}” is the baseline. {'The first' if accuracies else 'The'} panel takes its validation "
+        "loss off every arm’s at the same step, so that gaps too small for the figure above can be seen; the "
+        f"zero line is the baseline itself. {meaning}",
         arm_legend(own),
         tuple(panels),
         ("arm", "seed", "step", "loss_minus_first", "accuracy"),
@@ -233,10 +240,7 @@ def difference_picture(
     return Picture(
         "differences",
         f"Differences from “{baseline}” in the end",
-        "One row an arm: the mean difference over paired seeds, its 95 % interval, and small dots for "
-        "single seeds. A full dot’s interval excludes zero, a hollow one’s does not, and a cross has no "
-        "interval, for want of a second seed in common. Of many intervals about one in twenty misses by "
-        "chance; the tables have the tests.",
+        _forest_caption(compared, others),
         arm_legend(others),
         tuple(_forest(task, baseline, others) for task in compared),
         (
@@ -306,11 +310,18 @@ def _references(curve: Numbers, arms: Iterable[str]) -> tuple[dict[str, float], 
 def _cost_panel(
     curve: Numbers, arms: Mapping[str, int], axis: str, references: Mapping[str, float]
 ) -> str:
-    """The quantity against one axis, over dashed lines across; long times in minutes."""
+    """The quantity against one axis, over dashed lines across; long times in minutes, FLOPs in a power of
+    ten.
+    """
     name, scale = AXIS_NAMES[axis], 1.0
     if axis == "seconds":
         longest = max(curve["arms"][arm]["seconds"][-1] or 0.0 for arm in arms)
         name, scale = ("minutes", 1 / 60) if longest > 300 else ("seconds", 1.0)
+    unit_of_cost = name
+    if axis == "flops":  # as the table of arms writes them, and not in trillions
+        most = max(float(np.nanmax(_floats(curve["arms"][arm][axis]))) for arm in arms)
+        exponent = math.floor(math.log10(most)) if most > 0 else 0
+        scale, unit_of_cost = 10.0**-exponent, f"{name}, {raised_ten(exponent)}"
     lines = [
         _cost_line(curve, curve["arms"][arm], arm, index, axis, scale)
         for arm, index in arms.items()
@@ -319,7 +330,7 @@ def _cost_panel(
     of_loss = curve["quantity"] in (LOSS, MEAN_LOSS)
     unit = "nats per predicted token" if of_loss else unit_of(curve)
     prefix = f"curve-{curve['quantity']}-{axis}"
-    return lines_panel(lines, f"By {name}", name, unit, prefix, references)
+    return lines_panel(lines, f"By {name}", unit_of_cost, unit, prefix, references)
 
 
 def _cost_line(
@@ -420,6 +431,31 @@ def _forest(task: Numbers, baseline: str, others: Mapping[str, int]) -> str:
             reach = max(reach, abs(at), *map(abs, [*ends, *seeds]))
         axes.set_xlim(-1.08 * reach or -1.0, 1.08 * reach or 1.0)
         return to_svg(axes, f"forest-{task['task']}", f"Differences from the baseline on {title}")
+
+
+def _forest_caption(tasks: Sequence[Numbers], others: Iterable[str]) -> str:
+    """What a row of the differences is; intervals and dots of seeds are spoken of where there are some."""
+    found = [
+        (verdict(task, task["arms"][name]), len(task["arms"][name]["by_seed"]))
+        for task in tasks
+        for name in others
+        if name in task["arms"]
+    ]
+    with_intervals = any(kind != "unknown" for kind, _ in found)
+    without = any(kind == "unknown" for kind, _ in found)
+    several = any(seeds > 1 for _, seeds in found)
+    words = ["One row an arm: the mean difference over paired seeds"]
+    words[0] += ", its 95 % interval" if with_intervals else ""
+    words[0] += ", and small dots for single seeds." if several else "."
+    if with_intervals:
+        words.append("A full dot’s interval excludes zero, and a hollow one’s does not.")
+    if without:
+        words.append("A cross has no interval, for want of a second seed in common.")
+    if with_intervals:
+        words.append(
+            "Of many intervals about one in twenty misses by chance; the tables have the tests."
+        )
+    return " ".join(words)
 
 
 def _seed_differences(task: Numbers, name: str, baseline: str) -> list[float]:

@@ -25,7 +25,14 @@ from chronomask.report.comparison import (
     read_comparison,
     task_title,
 )
-from chronomask.report.render import Cell, Download, picture_values, render, write_csv
+from chronomask.report.render import (
+    Cell,
+    Download,
+    isolate_names,
+    picture_values,
+    render,
+    write_csv,
+)
 from chronomask.report.sentences import findings
 from chronomask.report.tables import (
     arms_table,
@@ -108,6 +115,7 @@ def write_page(
     means = {
         k: mean_run(own, name) for name, k in arms.items() if (own := list(runs.get(name, ())))
     }
+    tasks = [task_table(task, study, arms) for task in study["tasks"]]
     html = render(
         Path(__file__).with_name("page.html"),
         title=study["name"],
@@ -120,7 +128,9 @@ def write_page(
         runs_download=_runs_csv(out, arms, runs),
         overview=overview(study, arms),
         contrasts=contrasts_table(study),
-        tasks=[task_table(task, study, arms) for task in study["tasks"]],
+        tasks=tasks,
+        compared=any(len(task["rows"]) > 1 for task in tasks),
+        framed=any(row["best"] for task in tasks for row in task["rows"]),
         tasks_download=_tasks_csv(out, study) if study["tasks"] else None,
         tested=any(
             numbers.get("p") is not None
@@ -143,7 +153,7 @@ def write_page(
         versions=[(key, str(value)) for key, value in study["versions"].items()],
     )
     path = out / "report.html"
-    write_text(path, html)
+    write_text(path, isolate_names(html))
     return path
 
 

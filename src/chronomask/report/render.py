@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,15 @@ from chronomask.storage import is_file_name, names_file, write_text
 if TYPE_CHECKING:
     from chronomask.report.drawing import Picture
 
-__all__ = ["Cell", "Download", "page_path", "picture_values", "render", "write_csv"]
+__all__ = [
+    "Cell",
+    "Download",
+    "isolate_names",
+    "page_path",
+    "picture_values",
+    "render",
+    "write_csv",
+]
 
 Cell = str | int | float | None
 """What a CSV file holds in a place."""
@@ -65,6 +75,20 @@ def render(template: Path, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template(template.name).render(values)
+
+
+def isolate_names(html: str) -> str:
+    """The page with every quoted name that is written from right to left in a direction of its own.
+
+    Without that the sign and the per cent of a number behind it would be turned round too (Unicode's
+    bidirectional algorithm).
+    """
+
+    def isolate(quoted: re.Match[str]) -> str:
+        directions = {unicodedata.bidirectional(letter) for letter in quoted[1]}
+        return f"“\u2068{quoted[1]}\u2069”" if directions & {"R", "AL"} else quoted[0]
+
+    return re.sub("“([^“”]*)”", isolate, html)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:

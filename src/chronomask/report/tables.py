@@ -228,7 +228,8 @@ def contrasts_table(study: Numbers) -> list[Numbers]:
     """
     return [
         {
-            "pair": f"{one['arm']} − {one['other']}",
+            "arm": one["arm"],
+            "other": one["other"],
             "task": task_title(task),
             "unit": unit_of(task),
             "sign": _SIGNS.get(verdict(task, one), ""),

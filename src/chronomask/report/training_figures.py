@@ -78,11 +78,16 @@ def training_loss(runs: Mapping[int, Run]) -> Picture | None:
     causal_note = (
         " Next tokens are those of causal rows, which see only what is before." if causal else ""
     )
+    compare = (
+        ": arms that mask other words, or more of them, do not compare here, and validation is for that"
+        if len(runs) > 1
+        else ""
+    )
     return Picture(
         "training-loss",
         "Loss in training",
-        "The loss of what was chosen to be predicted since the logged line before: arms that mask other "
-        f"words, or more of them, do not compare here, and validation is for that.{note}{causal_note}",
+        f"The loss of what was chosen to be predicted since the logged line before{compare}.{note}"
+        f"{causal_note}",
         _legend_of_runs(runs),
         tuple(panels),
         columns,
@@ -127,6 +132,16 @@ _MOVING = {
     "masks_enter": ("Where masked tokens enter", "layer, from 0", "masks-enter", 0.0),
 }
 """Column → title, unit and prefix of its panel, and the value that is nothing to tell."""
+_MEANINGS = {
+    "content_strength": "The power to which weights of content are raised: 0 is uniform choice, and 1 the "
+    "schedule as it is.",
+    "causal_share": "The share of the rows that predict next tokens.",
+    "masks_enter": "The layer at which masked tokens enter.",
+    "strategy_share": "The share of the rows that each strategy masks.",
+    "row_ratio": "The masking ratios of single rows: the line is their median, half of the rows lie in the "
+    "darker band and nine tenths in the lighter one.",
+}
+"""Column → what its panel shows."""
 
 
 def other_schedules(runs: Mapping[int, Run]) -> Picture | None:
@@ -149,6 +164,7 @@ def other_schedules(runs: Mapping[int, Run]) -> Picture | None:
                 panels.append(draw(index, run.name, step, columns))
             for name, values in columns.items():
                 rows += _named_rows((run.name, key, name), step, values)
+    told = {what for _, what, *_ in rows}
     panels = [
         lines_panel(moving[key], title, "optimiser step", unit, prefix)
         for key, (title, unit, prefix, _) in _MOVING.items()
@@ -159,10 +175,7 @@ def other_schedules(runs: Mapping[int, Run]) -> Picture | None:
     return Picture(
         "over-time",
         "What else follows training",
-        "The power to which weights of content are raised: 0 is uniform choice, and 1 the schedule as it "
-        "is. The share of the rows that predict next tokens. The layer at which masked tokens enter. The "
-        "share of the rows that each strategy masks. The masking ratios of single rows: the line "
-        "is their median, half of the rows lie in the darker band and nine tenths in the lighter one.",
+        " ".join(_MEANINGS[key] for key in _MEANINGS if key in told),
         _legend_of_runs(runs),
         tuple(panels),
         ("arm", "what", "which", "step", "value"),
@@ -234,14 +247,20 @@ def predicted_tokens(runs: Mapping[int, Run]) -> Picture | None:
         )
     if not panels:
         return None
-    caption = (
-        "Every masked token is one prediction to learn from, so an arm that masks more gets more "
-        "signal from the same text: where the lines part, equal steps are not equal training."
+    several = len(runs) > 1
+    caption = "Every masked token is one prediction to learn from"
+    caption += (
+        ", so an arm that masks more gets more signal from the same text: where the lines part, equal steps "
+        "are not equal training."
+        if several
+        else "."
     )
     if with_classes:
+        caption += f" The {'second ' if len(panels) > 1 else ''}panel shows which words are chosen"
         caption += (
-            " The second panel shows which words are chosen: an arm that prefers hard classes "
-            "rises above one that masks uniformly."
+            ": an arm that prefers hard classes rises above one that masks uniformly."
+            if several
+            else "."
         )
         if left_out:
             caption += (

@@ -211,7 +211,7 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
         complete = {seed: run for seed, run in of_arm.items() if run.summary is not None}
         if complete and len(complete) < len(of_arm):
             unfinished = ", ".join(str(seed) for seed in of_arm if seed not in complete)
-            notices.append(f"{name}: the unfinished runs of seeds {unfinished} are left out.")
+            notices.append(f"“{name}”: the unfinished runs of seeds {unfinished} are left out.")
         kept = complete or of_arm
         first = next(iter(kept.values()))
         masking = first.config.get("masking")
@@ -220,7 +220,7 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
                 name, masking if isinstance(masking, dict) else {}, {}, None, kept, bool(complete)
             )
         )
-        notices += [f"{run.name}: {notice}." for run in kept.values() for notice in run.notices]
+        notices += [f"“{run.name}”: {notice}." for run in kept.values() for notice in run.notices]
     arms = _with_differences(arms)
     gathered = Gathered(arms[0].name, arms, [], [], notices)
     found = _results_of_runs(arms)
