@@ -85,6 +85,7 @@ MOST_DOTS = 20
 WIDTH_INCHES = 4.3
 TEXT_POINTS = 9.5
 LABEL_POINTS = 8.5
+"""Size of all text but titles."""
 _FONT = "DejaVu Sans"  # comes with matplotlib, so the same on every machine
 _NO_FORMULAS: dict[Any, Any] = {"text.parse_math": False}  # names may have dollar signs in them
 
