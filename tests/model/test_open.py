@@ -203,6 +203,17 @@ def test_sizes_that_no_model_has_are_refused_before_one_is_made(
         open_config(folder)
 
 
+def test_a_config_whose_defaults_make_none_is_refused_like_another(folder: Path) -> None:
+    change_config(folder / "config.json", model_type="nougat")
+    with pytest.raises(DataError, match=r"config\.json does not make a 'nougat'"):
+        open_config(folder)
+
+
+def test_attention_may_be_global_in_the_first_layer_alone(folder: Path) -> None:
+    change_config(folder / "config.json", model_type="modernbert", global_attn_every_n_layers=9999)
+    assert open_config(folder).global_attn_every_n_layers == 9999
+
+
 def test_a_size_that_is_no_whole_number_is_named(folder: Path) -> None:
     change_config(folder / "config.json", hidden_size=32.0)
     with pytest.raises(DataError, match=r"config\.json does not make a 'bert'.*'hidden_size'"):

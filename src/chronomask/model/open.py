@@ -176,12 +176,14 @@ def open_config(folder: str | Path, **changes: Any) -> PretrainedConfig:
             f"{file}: model_type is '{model_type}', which transformers {transformers.__version__} does "
             f"not have{code}; use a model of an architecture that it has"
         )
-    _check_sizes(file, values, CONFIG_MAPPING[model_type]())
     try:
         with quietly():
+            _check_sizes(file, values, CONFIG_MAPPING[model_type]())
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **changes
             )
+    except DataError:
+        raise
     except (
         Exception
     ) as error:  # each config class validates in its own way and raises what it likes

@@ -16,7 +16,8 @@ __all__ = ["check_memory", "fault_of_size", "number_for"]
 
 _COUNT = re.compile(r"^num_|_size$|_heads$|_layers$|_embeddings$")
 """Names of fields that count something of which there must be some."""
-_LAYERS = re.compile(r"(^|_)layers$")
+_LAYERS = re.compile(r"^(n|(num_)?(hidden_|encoder_|decoder_)?)_?layers$")
+"""Names of their numbers; ``global_attn_every_n_layers``, which may be large, is none of them."""
 _MOST_LAYERS = 2048
 """Twice the deepest there are; millions would take hours to be made, even without weights."""
 
