@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForMaskedLM,
     BertForPreTraining,
+    ModernBertConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -21,6 +22,7 @@ from chronomask.model.build import build_model, skeleton
 from chronomask.model.config import FromCheckpoint
 from chronomask.model.export import export
 from chronomask.model.open import MissingHead, open_config, open_model, open_tokenizer
+from chronomask.model.sizes import fault_of_size
 from tests.support.tiny_models import save_tiny, small
 
 WEIGHTS = "model.safetensors"
@@ -209,9 +211,8 @@ def test_a_config_whose_defaults_make_none_is_refused_like_another(folder: Path)
         open_config(folder)
 
 
-def test_attention_may_be_global_in_the_first_layer_alone(folder: Path) -> None:
-    change_config(folder / "config.json", model_type="modernbert", global_attn_every_n_layers=9999)
-    assert open_config(folder).global_attn_every_n_layers == 9999
+def test_attention_may_be_global_in_the_first_layer_alone() -> None:
+    assert fault_of_size("global_attn_every_n_layers", 9999, ModernBertConfig()) is None
 
 
 def test_a_size_that_is_no_whole_number_is_named(folder: Path) -> None:
