@@ -160,7 +160,7 @@ def results_of(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def kept_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint, its card and the summary keep of a validation: its yardsticks, as :func:`measure`
+    """What a checkpoint, its card and the summary keep of a validation: its yardsticks, as :func:`results_of`
     gives them, and the number of predictions at the fixed ratio.
     """
     names = (

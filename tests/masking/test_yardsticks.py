@@ -19,7 +19,7 @@ from chronomask.yardsticks import (
     expected_predictions,
     few_in_words,
     losses_in_words,
-    measure,
+    results_of,
     telling_predictions,
 )
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
@@ -110,7 +110,7 @@ def test_numbers_by_group_are_those_of_their_classes() -> None:
     sums[:, 1] = [1.0, 2.0, 2.0, 3.0, 2.0, 0.0]
     sums[:, 2] = [0.0, 1.0, 0.0, 3.0, 2.0, 0.0]
     sums[0, 0] *= 3
-    found = measure(sums, names)
+    found = results_of(sums, names)
     loss = found["yardstick_loss"]
     assert loss["words-15"] == 2.5
     assert loss["words-15/NOUN"] == 6.0
@@ -136,7 +136,7 @@ def test_numbers_by_group_are_those_of_their_classes() -> None:
 def test_a_yardstick_without_predictions_leaves_the_mean_out() -> None:
     sums = np.ones((len(YARDSTICKS), 3, 2))
     sums[2] = 0
-    found = measure(sums, ("none", "band 1"))
+    found = results_of(sums, ("none", "band 1"))
     assert "mean_loss" not in found
     assert "words-30" not in found["yardstick_loss"]
     assert all("words" not in name.partition("/")[2] for name in found["yardstick_loss"])
