@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -312,7 +313,8 @@ def _prepare(
 
     first, *changes = layers
     own = {"tokenizer": dict(tokenizer), "row_length": row_length}
-    config = PrepareConfig.from_layers([Layer(first.origin, {**first.values, **own}), *changes])
+    first = replace(first, values={**first.values, **own})
+    config = PrepareConfig.from_layers([first, *changes])
     try:
         return prepare(config, out, progress=progress)
     except OtherData as error:

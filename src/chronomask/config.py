@@ -43,7 +43,7 @@ from chronomask.explain import (
     meanings_of,
     root_causes,
 )
-from chronomask.layers import Layer, overlay, read_yaml, with_kinds
+from chronomask.layers import Layer, overlay, with_kinds
 from chronomask.recipes import find_recipe
 from chronomask.storage import as_a_shell_has_it
 from chronomask.yaml_text import as_yaml, control_character
@@ -54,7 +54,7 @@ __all__ = [
     "Seed",
     "diff",
     "differences",
-    "is_of_before",
+    "is_reading_stored",
     "json_schema",
     "kind_of",
 ]
@@ -93,7 +93,7 @@ class Config(BaseModel):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML file and apply ``a.b.c=value`` overrides; raises :class:`UsageError`."""
-        return cls.parse_with(read_yaml(path), overrides, where=str(path))
+        return cls.from_layers([Layer.of_file(path), *map(Layer.of_override, overrides)])
 
     @classmethod
     def of(cls, value: Any, **changes: Any) -> Self:
@@ -153,15 +153,15 @@ class Config(BaseModel):
         return cls.from_layers([Layer(where, values)])
 
     @classmethod
-    def of_before(cls, values: Mapping[str, Any], where: str) -> Self:
+    def parse_stored(cls, values: Mapping[str, Any], where: str) -> Self:
         """:meth:`parse` what a run was begun with; what is refused of a run that is to begin passes where
-        :func:`is_of_before` is asked.
+        :func:`is_reading_stored` is asked.
         """
-        token = _OF_BEFORE.set(True)
+        token = _READING_STORED.set(True)
         try:
             return cls.parse(values, where)
         finally:
-            _OF_BEFORE.reset(token)
+            _READING_STORED.reset(token)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values with every default written out."""
@@ -372,15 +372,15 @@ def kind_of(member: Alternative) -> str:
     return member.kind  # pyright: ignore[reportAttributeAccessIssue]
 
 
-_OF_BEFORE: ContextVar[bool] = ContextVar("of before", default=False)
+_READING_STORED: ContextVar[bool] = ContextVar("reading stored", default=False)
 
 
-def is_of_before() -> bool:
-    """Whether the config that is being validated is one that a run stored, which is only read.
+def is_reading_stored() -> bool:
+    """Whether the config that is being validated is one that a run stored, by :meth:`Config.parse_stored`.
 
     Values that earlier versions took, and that are refused of new runs, are accepted then.
     """
-    return _OF_BEFORE.get()
+    return _READING_STORED.get()
 
 
 _VALIDATING: ContextVar[bool] = ContextVar("validating", default=False)

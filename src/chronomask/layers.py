@@ -60,11 +60,13 @@ class Layer:
     origin: str
     """what a refusal blames for them: a file's path, ``--set steps=5``, ``--ratio 0.3``"""
     values: Mapping[str, Any]
+    file: Path | None = None
+    """the YAML file that they came from, if they came from one"""
 
     @classmethod
     def of_file(cls, path: str | Path) -> Layer:
         """The values of a YAML file; raises UsageError."""
-        return cls(str(path), read_yaml(path))
+        return cls(str(path), read_yaml(path), Path(path))
 
     @classmethod
     def of_override(cls, text: str, flag: str = "--set") -> Layer:

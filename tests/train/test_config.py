@@ -74,7 +74,7 @@ def test_progress_in_masked_tokens_may_not_stand_still(ratio: str, still: str) -
     RunConfig(data="data").replace(["masking.ratio=0.3:0", *counted])  # 0 at its end alone
     values = config.to_dict() | {"masked_token_budget": 9}
     values["masking"] |= {"progress": "masked_tokens"}
-    begun = RunConfig.of_before(values, "a run")  # one that was begun is read all the same
+    begun = RunConfig.parse_stored(values, "a run")  # one that was begun is read all the same
     assert begun.masking.ratio == config.masking.ratio
     with pytest.raises(UsageError, match=still):
         begun.replace(["steps=5"])

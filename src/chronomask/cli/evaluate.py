@@ -206,7 +206,6 @@ def _data_of_run(model: Path, flag: str) -> Path | None:
     ``flag``: what other data are named with.
     Raises UsageError for a run on a mixture, and for data that are gone.
     """
-    from chronomask.layers import read_yaml
     from chronomask.runs.layout import RunFolder
     from chronomask.train.config import RunConfig
 
@@ -214,7 +213,7 @@ def _data_of_run(model: Path, flag: str) -> Path | None:
         run = RunFolder(path)
         if run.config.is_file() and run.checkpoints.is_dir():
             run.check_config()
-            config = RunConfig.of_before(read_yaml(run.config), str(run.config))
+            config = RunConfig.of_run(run)
             paths = config.at(run).data_paths
             first, *others = paths
             if others:

@@ -221,7 +221,8 @@ def _name_data(layers: list[Layer]) -> bool:
     """Whether a flag, a file of one's own, or a run names data; in a packaged recipe they are an example."""
     from chronomask.recipes import is_recipe
 
-    given = (layer for layer in layers if layer.origin != _ASSUMED and not is_recipe(layer.origin))
+    own = [layer for layer in layers if layer.file is None or not is_recipe(layer.file)]
+    given = (layer for layer in own if layer.origin != _ASSUMED)
     return any("data" in layer.values for layer in given)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from chronomask.config import Config, is_of_before, kind_of
+from chronomask.config import Config, is_reading_stored, kind_of
 from chronomask.errors import UsageError
 from chronomask.layers import Layer
 from chronomask.masking.content import ContentSchedule, NoContent
@@ -69,7 +70,7 @@ class MaskingConfig(Config):
                 f"{layer.origin} has {', '.join(more)} beside masking, which is more than a masker carries: "
                 "give it to cm.StepMasking, or leave out what is beside masking"
             )
-        return Layer(layer.origin, layer.values["masking"])
+        return replace(layer, values=layer.values["masking"])
 
     @model_validator(mode="after")
     def _check_probabilities(self) -> MaskingConfig:
@@ -91,7 +92,7 @@ class MaskingConfig(Config):
                 f"continuous law, and ratio '{kind_of(self.ratio)}' is none: choose a law such as "
                 "'uniform_rows', or loss_weight 'inverse_ratio'"
             )
-        if self.budget == "batch" and self.ratio.draws_rows and not is_of_before():
+        if self.budget == "batch" and self.ratio.draws_rows and not is_reading_stored():
             raise ValueError(
                 "budget 'batch' gives all rows of a micro-batch their mean ratio, and ratio "
                 f"'{kind_of(self.ratio)}' draws one for each: set budget 'row', or one ratio for all rows"

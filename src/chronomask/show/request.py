@@ -115,7 +115,7 @@ def data_of(given: Path | None, run: Run | None, *, for_rows: bool) -> Path | No
 def data_paths_of(run: Run) -> list[Path]:
     """Where the data of a run are: one folder, or those of its mixture."""
     folder = RunFolder(run.path)
-    config = RunConfig.of_before(read_yaml(folder.config), str(folder.config)).at(folder)
+    config = RunConfig.of_run(folder).at(folder)
     return [Path(path) for path in config.data_paths]
 
 
@@ -256,7 +256,7 @@ def _of_masking(change: Layer) -> Layer:
     """A change of masking, whose path may be as in a run, ``masking.ratio.kind``, or as in masking alone."""
     values = nested(change.values)
     inner = values.pop("masking", {})
-    return Layer(change.origin, merge(values, inner) if isinstance(inner, Mapping) else values)
+    return replace(change, values=merge(values, inner) if isinstance(inner, Mapping) else values)
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:

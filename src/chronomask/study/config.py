@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 from unicodedata import category, normalize
@@ -184,8 +185,9 @@ def load_study(path: Path, changes: Sequence[Layer] = ()) -> StudyConfig:
     for change in changes:
         if isinstance(change.values.get("base"), str):
             raise UsageError(f"{change.origin}: change fields of the base, such as base.steps=100")
-    values = _with_files(read_yaml(path), path.parent)
-    return StudyConfig.from_layers([Layer(str(path), values), *changes])
+    own = Layer.of_file(path)
+    own = replace(own, values=_with_files(own.values, path.parent))
+    return StudyConfig.from_layers([own, *changes])
 
 
 def study_of(config: StudyConfig | Mapping[str, Any] | str | Path, **changes: Any) -> StudyConfig:

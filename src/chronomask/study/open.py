@@ -14,7 +14,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
 from chronomask.folders import is_prepared_data, way_to_prepare_again, what_it_is
-from chronomask.layers import merge, nested, read_yaml
+from chronomask.layers import merge, nested
 from chronomask.prepare.config import PrepareConfig
 from chronomask.report.comparison import FILE
 from chronomask.runs.layout import RunFolder
@@ -239,9 +239,8 @@ def _try_lines(study: Study, unit: Unit, before: RunConfig, settings: Mapping[st
 def _config_of(run: RunFolder) -> RunConfig:
     """What a run in the folder was begun with; raises UsageError, with a way out, where that is damaged."""
     run.check_config()
-    values = read_yaml(run.config)
     try:
-        return RunConfig.of_before(values, str(run.config))
+        return RunConfig.of_run(run)
     except UsageError as error:
         raise UsageError(f"{error}; {run.put_back()}") from None
 

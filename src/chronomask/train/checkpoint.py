@@ -38,7 +38,7 @@ from chronomask.runs.layout import (
 )
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import file_sha256, read_object, remove_all
-from chronomask.train.config import RunConfig, of_earlier_run
+from chronomask.train.config import RunConfig
 from chronomask.train.sharding import like
 
 __all__ = [
@@ -180,9 +180,7 @@ def model_of(config: RunConfig, origin: Checkpoint | None) -> FromConfig | FromC
 def config_of(checkpoint: Checkpoint) -> RunConfig:
     """The config that a checkpoint was saved with; raises RunError where it cannot be read."""
     try:
-        return RunConfig.of_before(
-            of_earlier_run(checkpoint.state["config"]), str(checkpoint.path / STATE)
-        )
+        return RunConfig.parse_stored(checkpoint.state["config"], str(checkpoint.path / STATE))
     except ChronomaskError as error:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None
 

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chronomask.config import Config, Seed, is_of_before, kind_of
+from chronomask.config import Config, Seed, is_reading_stored, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.errors import UsageError
-from chronomask.layers import Layer, merge, nested
+from chronomask.layers import Layer, merge, nested, read_yaml
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
@@ -47,7 +47,6 @@ __all__ = [
     "CheckpointConfig",
     "RunConfig",
     "ValidationConfig",
-    "of_earlier_run",
 ]
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -196,7 +195,7 @@ class RunConfig(Config):
             raise ValueError(
                 f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
             )
-        if counted and not is_of_before():
+        if counted and not is_reading_stored():
             self._check_moving()
         if self.sharding == "fsdp2" and not self.optimiser.takes_shards:
             raise ValueError(
@@ -361,16 +360,21 @@ class RunConfig(Config):
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> Self:
         """As in :class:`~chronomask.config.Config`; a run's own file may be of an earlier version."""
-        own = [
-            replace(layer, values=of_earlier_run(_without_its_folders_name(layer)))
-            if _is_of_a_run(layer)
-            else layer
-            for layer in layers
-        ]
+        own = [replace(layer, values=_values_of_run(layer)) for layer in layers]
         config = super().from_layers(own)
         for name in ("learning_rate", "optimiser"):
             _tell_replaced(name, own, config.to_dict()[name])
         return config
+
+    @classmethod
+    def parse_stored(cls, values: Mapping[str, Any], where: str) -> Self:
+        """As in :class:`~chronomask.config.Config`; the run may be of an earlier version."""
+        return super().parse_stored(_of_earlier_run(values), where)
+
+    @classmethod
+    def of_run(cls, run: RunFolder) -> Self:
+        """The config that a run was begun with, from its ``config.yaml``. Raises UsageError."""
+        return cls.parse_stored(_without_name(read_yaml(run.config), run), str(run.config))
 
     def at(self, folder: RunFolder) -> RunConfig:
         """The config of the run in ``folder``: named, its data where :meth:`RunFolder.find` finds them."""
@@ -390,7 +394,7 @@ class RunConfig(Config):
         return self.model_copy(update={"name": name, "data": data})
 
 
-def of_earlier_run(values: Mapping[str, Any]) -> dict[str, Any]:
+def _of_earlier_run(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config that a run wrote out, with the values that keys had before they existed.
 
     Until 0.2.0 the weights of ``ptw`` had their published strength, and validation took the first held-out
@@ -431,14 +435,22 @@ def _tell_replaced(name: str, layers: Sequence[Layer], now: Mapping[str, Any]) -
         )  # fmt: skip
 
 
-def _without_its_folders_name(layer: Layer) -> dict[str, Any]:
-    """A run's own config; a name that it has of its folder is not that of a run in another one."""
-    own = Path(layer.origin).resolve().parent.name
-    return {key: value for key, value in layer.values.items() if (key, value) != ("name", own)}
+def _run_of(layer: Layer) -> RunFolder | None:
+    """The run whose own ``config.yaml`` a layer was read from; None for any other layer."""
+    if layer.file is None:
+        return None
+    run = RunFolder(layer.file.parent)
+    begun = run.environment.is_file() or run.checkpoints.is_dir()
+    return run if begun and layer.file == run.config else None
 
 
-def _is_of_a_run(layer: Layer) -> bool:
-    """Whether values are those of a run folder's ``config.yaml``."""
-    folder = RunFolder(Path(layer.origin).parent)
-    begun = folder.environment.is_file() or folder.checkpoints.is_dir()
-    return begun and Path(layer.origin) == folder.config
+def _values_of_run(layer: Layer) -> Mapping[str, Any]:
+    """The values of a layer; those of a run's own file as :meth:`RunConfig.of_run` takes them."""
+    run = _run_of(layer)
+    return layer.values if run is None else _of_earlier_run(_without_name(layer.values, run))
+
+
+def _without_name(values: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
+    """A run's values without a name that is its folder's, for a run in another folder is called otherwise."""
+    name = run.path.resolve().name
+    return {key: value for key, value in values.items() if (key, value) != ("name", name)}
