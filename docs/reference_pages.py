@@ -25,8 +25,8 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 import chronomask
 from chronomask.cli import app
 from chronomask.config import Alternative, Config
+from chronomask.config_errors import config_classes, kinds_of, meanings_of
 from chronomask.evaluate.tasks import REGISTRY
-from chronomask.explain import config_classes, kinds_of, meanings_of
 from chronomask.prepare.config import PrepareConfig
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig

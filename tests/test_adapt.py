@@ -23,10 +23,10 @@ from transformers import (
 from chronomask.adapt import Plan, adapt, extend_vocabulary
 from chronomask.adaptation_folder import check_apart
 from chronomask.cli import app
+from chronomask.config_layers import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.evaluate.tasks.intrinsic import MaskedLossTask
-from chronomask.layers import Layer
 from chronomask.model.export import export, weights_sha256
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece

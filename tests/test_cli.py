@@ -25,9 +25,9 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from chronomask import __version__, cli, storage
 from chronomask.adapt import Plan
+from chronomask.config_layers import merge, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, RunError, UsageError
-from chronomask.layers import merge, read_yaml
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig

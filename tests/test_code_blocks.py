@@ -19,11 +19,11 @@ import yaml
 
 import chronomask as cm
 from chronomask.cli import app
+from chronomask.config_layers import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.data.parquet import export_parquet
 from chronomask.errors import UsageError
 from chronomask.evaluate.tasks import REGISTRY, make_tasks
-from chronomask.layers import Layer
 from chronomask.masking import ratio
 from chronomask.masking.config import MaskingConfig
 from chronomask.prepare.config import PrepareConfig

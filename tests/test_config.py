@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, json_schema, kind_of
+from chronomask.config_layers import Layer, merge, nested, parse_override, read_yaml
 from chronomask.errors import DataError, RunError, UsageError, harmless, nearest, shown
-from chronomask.layers import Layer, merge, nested, parse_override, read_yaml
 from chronomask.yaml_text import MAX_BYTES, as_yaml, from_yaml
 
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from chronomask.config import Alternative, Config, json_schema
+from chronomask.config_errors import meanings_of
 from chronomask.errors import UsageError
 from chronomask.evaluate.tasks import REGISTRY
-from chronomask.explain import meanings_of
 from chronomask.prepare.config import PrepareConfig
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.adaptation import Adaptation, NewWords, Plan, extend_card, public_name
 from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
+from chronomask.config_layers import Layer
 from chronomask.errors import DataError, UsageError, amount, nearest, shown
 from chronomask.folders import is_prepared_data
-from chronomask.layers import Layer
 from chronomask.progress import be_silent, say
 from chronomask.recipes import find_recipe
 from chronomask.runs.continuation import begun_by
@@ -401,7 +401,7 @@ def _loss(plan: Plan, attention: AttentionScope) -> Task[Any]:
 
 def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path, name: str) -> RunConfig:
     """The run fitted to the amount of text; ``name`` is that of the folder, which the card has too."""
-    from chronomask.train.budget import few_validations
+    from chronomask.train.hours import few_validations
 
     steps = asked.steps
     if not any("steps" in layer.values for layer in plan.layers):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from chronomask.layers import Layer
+from chronomask.config_layers import Layer
 
 if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject

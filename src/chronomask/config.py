@@ -36,14 +36,14 @@ from pydantic_core import (
     core_schema,
 )
 
-from chronomask.errors import UsageError, printable, shown
-from chronomask.explain import (
+from chronomask.config_errors import (
     describe_problem,
     kinds_of,
     meanings_of,
     root_causes,
 )
-from chronomask.layers import Layer, overlay, with_kinds
+from chronomask.config_layers import Layer, overlay, with_kinds
+from chronomask.errors import UsageError, printable, shown
 from chronomask.recipes import find_recipe
 from chronomask.storage import as_a_shell_has_it
 from chronomask.yaml_text import as_yaml, control_character

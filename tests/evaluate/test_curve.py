@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from chronomask.cli import app
+from chronomask.config_layers import read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate import curve
 from chronomask.evaluate.curve import Plan, _evaluate_one, checkpoints_of, evaluate_curve
-from chronomask.layers import read_yaml
 from chronomask.runs.result import TaskResult, read_results
 from chronomask.yaml_text import as_yaml
 from tests.support.processes import end_while_workers_wait

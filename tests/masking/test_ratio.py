@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from chronomask.config_layers import Layer
 from chronomask.errors import DataError, UsageError
-from chronomask.layers import Layer
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.ratio import Linear, Responsive, Schedule
 

@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from chronomask.config_layers import Layer
 from chronomask.errors import UsageError
-from chronomask.layers import Layer
 from chronomask.model.build import _fields_of
 from chronomask.model.config import FromConfig, fields_of, masked_lm_types
 from chronomask.train.config import RunConfig

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from chronomask.cli import app
+from chronomask.config_layers import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.data.ngrams import add_ngrams, find_ngrams
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.layers import Layer
 from chronomask.prepare.config import NoTagger
 from chronomask.recipes import find_recipe
 from chronomask.show.request import Request, check

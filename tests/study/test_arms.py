@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from chronomask.config import diff
+from chronomask.config_layers import Layer, parse_override
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.layers import Layer, parse_override
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import expect, maskable_tokens

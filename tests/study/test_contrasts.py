@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from chronomask.config_layers import _values_of  # pyright: ignore[reportPrivateUsage]
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
-from chronomask.layers import _values_of  # pyright: ignore[reportPrivateUsage]
 from chronomask.runs.read import read_log
 from chronomask.runs.result import TaskResult
 from chronomask.study.command import report, report_of_study
@@ -63,7 +63,7 @@ def test_the_report_of_a_study_reads_every_run_once(
         read.append(path)
         return read_log(path)
 
-    monkeypatch.setattr("chronomask.layers.from_yaml", from_yaml_counted)
+    monkeypatch.setattr("chronomask.config_layers.from_yaml", from_yaml_counted)
     monkeypatch.setattr("chronomask.runs.read.read_log", read_log_counted)
     monkeypatch.setattr("chronomask.progress._SECONDS_BETWEEN_LINES", -1.0)
     _values_of.cache_clear()

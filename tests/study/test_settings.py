@@ -16,8 +16,8 @@ import yaml
 
 import chronomask
 from chronomask.cli import app
+from chronomask.config_layers import Layer
 from chronomask.errors import RunError, UsageError
-from chronomask.layers import Layer
 from chronomask.runs.layout import RunFolder
 from chronomask.study.arms import resolve_arms
 from chronomask.study.config import load_study

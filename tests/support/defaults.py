@@ -13,8 +13,8 @@ import yaml
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from chronomask.config import Config
+from chronomask.config_errors import kinds_of
 from chronomask.evaluate.tasks import REGISTRY
-from chronomask.explain import kinds_of
 from docs.reference_pages import ROOTS, groups_below
 
 __all__ = ["defaults"]

@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from chronomask.config import Config
+from chronomask.config_layers import Layer
 from chronomask.errors import ChronomaskError
-from chronomask.layers import Layer
 from chronomask.masking.config import MaskingConfig
 from chronomask.prepare.config import PrepareConfig
 from chronomask.study.config import load_study

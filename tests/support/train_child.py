@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError
-from chronomask.train import budget, loop, saving
+from chronomask.train import hours, loop, saving
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
@@ -95,7 +95,7 @@ def main(spec: dict[str, Any]) -> int:
         return summarise(*arguments)
 
     if "tick" in spec:
-        budget.clock = (spec["tick"] * number for number in itertools.count()).__next__
+        hours.clock = (spec["tick"] * number for number in itertools.count()).__next__
     steps.seed_dropout = seed_or_die
     saving.flush = flush_or_die
     RunLog.advance = advance_or_ask

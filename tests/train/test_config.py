@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from chronomask.config_layers import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.layers import Layer
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from chronomask.cli import app
+from chronomask.config_layers import merge, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.layers import merge, read_yaml
 from chronomask.model import device as device_module
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.model.documents import DOCUMENTS_ATTENTION

@@ -26,7 +26,7 @@ from chronomask.cli.output import tell
 from chronomask.cli.prepare import layers_of_tagger
 
 if TYPE_CHECKING:
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
 
 _MEASURES = "What is measured, before and after"
 

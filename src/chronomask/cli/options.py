@@ -1,7 +1,7 @@
 """Options that several commands share, and the way from a flag to a change of a config.
 
-Every flag that sets a value of a config becomes a :class:`~chronomask.layers.Layer`, as ``--set`` does, so
-that the config's own checks say what is wrong with it, and blame the flag.
+Every flag that sets a value of a config becomes a :class:`~chronomask.config_layers.Layer`, as ``--set``
+does, so that the config's own checks say what is wrong with it, and blame the flag.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from chronomask.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
 
 __all__ = [
     "AHEAD",
@@ -133,7 +133,7 @@ Content = Annotated[
 
 def of_group(flag: str, text: str, path: str, value: Any) -> list[Layer]:
     """The change that a flag makes whose ``text`` stands for a value of more than one part."""
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
 
     return [Layer(f"{flag} {text if text.isprintable() else shown(text)}".strip(), {path: value})]
 
@@ -175,7 +175,7 @@ def of_ratio(text: str | None) -> list[Layer]:
 
 def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:
     """The changes that ``--set`` makes, in order."""
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
 
     return [Layer.of_override(text) for text in overrides or ()]
 

@@ -21,7 +21,7 @@ from chronomask.cli.output import tell
 from chronomask.errors import UsageError, amount, nearest
 
 if TYPE_CHECKING:
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
 
 
 def prepare(
@@ -96,7 +96,7 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Turn text into tokenised, tagged, packed rows."""
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
     from chronomask.prepare.config import PrepareConfig
     from chronomask.prepare.executors import Share
     from chronomask.recipes import find_recipe
@@ -142,7 +142,7 @@ def prepare(
 
 def _tokenizer(text: str | None) -> list[Layer]:
     """``--tokenizer``: a kind to train, or the folder or hub name of a model or tokenizer."""
-    from chronomask.explain import kinds_at
+    from chronomask.config_errors import kinds_at
     from chronomask.prepare.config import PrepareConfig
 
     kinds = kinds_at(PrepareConfig, "tokenizer")
@@ -173,7 +173,7 @@ _NAMES_OF_TAGGERS = {
 
 def layers_of_tagger(text: str | None) -> list[Layer]:
     """``--tagger``: a name, as a config takes it, or the name or folder of an installed spaCy pipeline."""
-    from chronomask.explain import kinds_at
+    from chronomask.config_errors import kinds_at
     from chronomask.prepare.config import PrepareConfig
     from chronomask.prepare.words.tagger import tagger_of_text
 

@@ -33,7 +33,7 @@ from chronomask.errors import UsageError, amount, nearest
 from chronomask.folders import what_it_is
 
 if TYPE_CHECKING:
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
     from chronomask.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def pretrain(
 
 def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None) -> list[Layer]:
     """The recipes' values; those of the run that goes on, or that is branched from; or nothing."""
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
     from chronomask.recipes import find_recipe
 
     if branch is not None:
@@ -246,8 +246,8 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
 
     Sizes that the recipes give belong to their own type of model, so another type drops them.
     """
+    from chronomask.config_layers import merge, nested
     from chronomask.folders import what_it_is
-    from chronomask.layers import merge, nested
     from chronomask.model.config import masked_lm_types
 
     if text is None:

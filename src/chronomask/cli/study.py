@@ -23,7 +23,7 @@ from chronomask.cli.options import (
     show_help,
 )
 from chronomask.cli.output import tell
-from chronomask.layers import Layer
+from chronomask.config_layers import Layer
 
 __all__ = ["app", "quickstart", "report"]
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import model_validator
 
 from chronomask.config import Config, is_reading_stored, kind_of
+from chronomask.config_layers import Layer
 from chronomask.errors import UsageError
-from chronomask.layers import Layer
 from chronomask.masking.content import ContentSchedule, NoContent
 from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
 from chronomask.masking.ratio import (

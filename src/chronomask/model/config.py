@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from chronomask.config import Config
-from chronomask.explain import unknown_key, unknown_name
+from chronomask.config_errors import unknown_key, unknown_name
 
 __all__ = [
     "AttentionScope",

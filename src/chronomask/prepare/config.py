@@ -13,9 +13,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, kind_of
+from chronomask.config_layers import Shorthand
 from chronomask.data.scores import NoScores, Scores
 from chronomask.errors import shown
-from chronomask.layers import Shorthand
 from chronomask.prepare.clean import (
     DatatroveFilter,
     Deduplication,

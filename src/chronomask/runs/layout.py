@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chronomask.config_layers import read_yaml
 from chronomask.errors import DataError, UsageError, python_command, shown
 from chronomask.folders import is_prepared_data, what_it_is
-from chronomask.layers import read_yaml
 from chronomask.locks import LOCK, lock
 from chronomask.runs.continuation import goes_on
 from chronomask.storage import (

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from chronomask.config_layers import read_yaml
 from chronomask.errors import DataError, UsageError, shown
 from chronomask.folders import what_it_is
-from chronomask.layers import read_yaml
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.storage import as_a_shell_has_it, read_object

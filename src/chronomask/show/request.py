@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from chronomask.config_layers import Layer, merge, nested, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, UsageError
 from chronomask.folders import what_it_is
-from chronomask.layers import Layer, merge, nested, read_yaml
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective

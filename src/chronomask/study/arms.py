@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from chronomask.config import diff, kind_of
+from chronomask.config_layers import merge, nested
 from chronomask.data.mixture import open_data
 from chronomask.errors import UsageError, nearest, shown
-from chronomask.layers import merge, nested
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.study.config import StudyConfig

@@ -28,7 +28,7 @@ from chronomask.storage import as_a_shell_has_it, refuse_file
 from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
 
 if TYPE_CHECKING:
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
     from chronomask.runs.read import Run
     from chronomask.study.config import StudyConfig
     from chronomask.study.execute import Outcome
@@ -254,7 +254,7 @@ def quickstart(out: Path, steps: int | None = None, quiet: bool = False) -> str:
     What is there already is used again, so an interrupted quickstart goes on where it stopped, as the study
     that it was begun as. ``steps``: other ones than those of that study, or of the recipe.
     """
-    from chronomask.layers import Layer
+    from chronomask.config_layers import Layer
     from chronomask.report.arms import arms_table
     from chronomask.runs.read import read_run
 

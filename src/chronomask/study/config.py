@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validato
 from pydantic_core import CoreSchema
 
 from chronomask.config import Config
+from chronomask.config_layers import Layer, read_yaml
 from chronomask.errors import UsageError, nearest
-from chronomask.layers import Layer, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe
 from chronomask.storage import as_a_shell_has_it

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.config import diff
+from chronomask.config_layers import merge, nested
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
 from chronomask.folders import is_prepared_data, way_to_prepare_again, what_it_is
-from chronomask.layers import merge, nested
 from chronomask.prepare.config import PrepareConfig
 from chronomask.report.comparison import FILE
 from chronomask.runs.layout import RunFolder

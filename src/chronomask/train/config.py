@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, Seed, is_reading_stored, kind_of
+from chronomask.config_layers import Layer, merge, nested, read_yaml
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.errors import UsageError
-from chronomask.layers import Layer, merge, nested, read_yaml
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig

@@ -27,10 +27,10 @@ from chronomask.model.flops import count_flops, lengths_in
 from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
-from chronomask.train.budget import number_of_validations, refuse_no_average
 from chronomask.train.checkpoint import branch_point, model_of
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import refuse_layerdrop
+from chronomask.train.hours import number_of_validations, refuse_no_average
 from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
 from chronomask.train.validation import expect_few, expect_no_response

@@ -39,7 +39,7 @@ from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import AGAIN, as_a_shell_has_it, read_object, remove_all, write_json
 from chronomask.text_files import read_text
-from chronomask.train import budget, distributed
+from chronomask.train import distributed, hours
 from chronomask.train.agreement import refuse_other_folder
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
@@ -177,32 +177,32 @@ def _fix_steps(
     UsageError where not one step fits, Stopped where a process is asked to stop meanwhile.
     """
     assert config.hours is not None
-    steps = budget.fixed_steps(config, folder) if resume else None
+    steps = hours.fixed_steps(config, folder) if resume else None
     if steps is not None:
         return config.replace([f"steps={steps}"]), None
-    began = budget.clock()
+    began = hours.clock()
     with on_trial():
         costs = _try_out(config, folder, world, stop)
-    left = 3600 * config.hours - (budget.clock() - began)
-    own = budget.steps_within(config, costs, left) if world.is_first else 0
+    left = 3600 * config.hours - (hours.clock() - began)
+    own = hours.steps_within(config, costs, left) if world.is_first else 0
     steps = int(world.totals(own)[0])
-    found = budget.describe(config, costs, steps)
+    found = hours.describe(config, costs, steps)
     return config.replace([f"steps={steps}"]), found
 
 
-def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> budget.Costs:
+def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> hours.Costs:
     """What a run's parts take here, from a trial within its folder that is thrown away."""
     trial = RunFolder(folder.path / TRIAL)
     if world.is_first:
         remove_all(trial.path, ignore_errors=True)
     world.wait()
-    chatter, clock = logging.getLogger("chronomask"), budget.clock
+    chatter, clock = logging.getLogger("chronomask"), hours.clock
     level, thrown_away = chatter.level, True
     chatter.setLevel(logging.ERROR)  # the run itself says it again
     try:
         at = clock()
         with telling_of_opening(world, trial):
-            run, state = open_run(budget.trial_config(config), trial, world, resume=False)
+            run, state = open_run(hours.trial_config(config), trial, world, resume=False)
         times = [clock() - at]
         chatter.setLevel(level)
         warn_of_little_memory(run, world)
@@ -220,8 +220,8 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         upcoming = cast("Generator[Rows]", iter(run.loader))
         less = telling_what_takes_less(run, world)
         with log, closing(upcoming), closing(run.saver), telling_what_fails(run), less:
-            for number in range(budget.TRIAL_STEPS):
-                state.step = number * run.config.steps // budget.TRIAL_STEPS
+            for number in range(hours.TRIAL_STEPS):
+                state.step = number * run.config.steps // hours.TRIAL_STEPS
                 if measure(_step_alone, run, state, world, stop, upcoming) is None:
                     raise Stopped(
                         f"stopped on request while speed was measured: nothing is trained yet; {goes_on()}",
@@ -237,7 +237,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         if world.is_first and thrown_away:
             remove_all(trial.path, ignore_errors=True)
     opening, *steps, validation, saving = times
-    return budget.Costs.of(config, opening, steps, validation=validation, saving=saving)
+    return hours.Costs.of(config, opening, steps, validation=validation, saving=saving)
 
 
 def _step_alone(

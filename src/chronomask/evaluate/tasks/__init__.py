@@ -10,9 +10,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from chronomask.config_layers import Layer, parse_override
 from chronomask.errors import UsageError, nearest, shown
 from chronomask.evaluate.task import REGISTRY, Task, families, register
-from chronomask.layers import Layer, parse_override
 
 __all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
 

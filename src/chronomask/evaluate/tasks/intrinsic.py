@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chronomask.config import Config
+from chronomask.config_layers import read_yaml
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.pseudo import (
     PseudoLikelihood,
@@ -30,7 +31,6 @@ from chronomask.evaluate.pseudo import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Task, files_in, folder_of
-from chronomask.layers import read_yaml
 from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, kind_of
+from chronomask.config_layers import read_yaml
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.layers import read_yaml
 from chronomask.masking.ratio import NumberOrCourse, PureSchedule, refuse_laws, value_at
 from chronomask.storage import read_object
 from chronomask.text_files import read_lines

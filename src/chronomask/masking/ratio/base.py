@@ -16,8 +16,8 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from chronomask.config import Alternative, Config, kind_of
+from chronomask.config_layers import Shorthand
 from chronomask.errors import UsageError
-from chronomask.layers import Shorthand
 from chronomask.types import Rows
 
 if TYPE_CHECKING:

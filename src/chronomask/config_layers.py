@@ -19,8 +19,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, to_jsonable_python
 
+from chronomask.config_errors import class_of, config_classes, kinds_of
 from chronomask.errors import UsageError, shown
-from chronomask.explain import class_of, config_classes, kinds_of
 from chronomask.yaml_text import control_character, from_yaml, read_text
 
 __all__ = [

@@ -18,8 +18,11 @@ from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import unchangeable
 from chronomask.study.arms import resolve_arms
 from chronomask.study.config import study_of
-from chronomask.train import budget, loop
-from chronomask.train.budget import (
+from chronomask.train import loop
+from chronomask.train.config import RunConfig
+from chronomask.train.dry_run import dry_run
+from chronomask.train.hours import (
+    TRIAL_STEPS,
     Costs,
     describe,
     few_validations,
@@ -27,8 +30,6 @@ from chronomask.train.budget import (
     number_of_validations,
     steps_within,
 )
-from chronomask.train.config import RunConfig
-from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
 from chronomask.train.run import Run
 from tests.support.tiny_training import (
@@ -43,7 +44,9 @@ from tests.support.tiny_training import (
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "clock", (float(number) for number in count()).__next__)
+    monkeypatch.setattr(
+        "chronomask.train.hours.clock", (float(number) for number in count()).__next__
+    )
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ def test_the_steps_that_fit_are_those_of_the_sum() -> None:
 def test_what_is_told_of_the_time_adds_up(caplog: pytest.LogCaptureFixture) -> None:
     config = RunConfig.parse({"data": "data", "rows_per_step": 10, "hours": 0.5})
     costs = Costs(once=15.0, row=0.2, validation=5.0, checkpoint=3.0)
-    with caplog.at_level("INFO", budget.__name__):
+    with caplog.at_level("INFO", "chronomask.train.hours"):
         told = describe(config, costs, 250)
     assert told["seconds"] == {"once": 15.0, "row": 0.2, "validation": 5.0, "checkpoint": 3.0}
     assert "Room for 250 steps within 0.5 hours: 2 s a step of 10 rows, 5 s a valid" in caplog.text
@@ -117,7 +120,9 @@ def test_a_run_of_hours_is_the_run_of_its_steps_bit_for_bit(
         ask_to_stop_after(patch, steps - 2, signal.SIGTERM)
         with pytest.raises(Stopped):
             pretrain(hours, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(budget, "clock", iter(()).__next__)  # nothing is measured again
+    monkeypatch.setattr(
+        "chronomask.train.hours.clock", iter(()).__next__
+    )  # nothing is measured again
     pretrain(hours, tmp_path / "cut", resume=True, progress=False)
     assert_same_run(tmp_path / "hours", tmp_path / "cut")
     pretrain(hours.replace(["hours=null", f"steps={steps}"]), tmp_path / "steps", progress=False)
@@ -144,7 +149,7 @@ def test_stopped_while_it_is_measured_a_run_leaves_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
         return float(now)
 
-    monkeypatch.setattr(budget, "clock", clock)
+    monkeypatch.setattr("chronomask.train.hours.clock", clock)
     with pytest.raises(Stopped, match="nothing is trained yet") as stopped:
         pretrain(hours, tmp_path / "run", progress=False)
     assert stopped.value.exit_code == 143
@@ -165,8 +170,8 @@ def test_the_speed_is_measured_over_the_whole_course(
 
     monkeypatch.setattr(loop, "draw", noting)
     pretrain(hours.replace([f"steps={steps}"]), tmp_path / "run", progress=False)
-    tried = seen[: budget.TRIAL_STEPS]
-    assert tried == pytest.approx([k / budget.TRIAL_STEPS for k in range(24)], abs=1e-3)
+    tried = seen[:TRIAL_STEPS]
+    assert tried == pytest.approx([k / TRIAL_STEPS for k in range(24)], abs=1e-3)
 
 
 def test_too_little_time_is_refused_and_leaves_nothing(hours: RunConfig, tmp_path: Path) -> None:
