@@ -45,7 +45,7 @@ from transformers import (
 from benchmarks.evaluation_text import question_files, sentence_files
 from benchmarks.record import as_json
 from chronomask.evaluate.batches import Encoded
-from chronomask.evaluate.finetune import FineTuning, fine_tune, open_seeded
+from chronomask.evaluate.finetune import FineTuning, Telling, fine_tune, open_seeded
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks.glue import GlueTask, read_split
 from chronomask.evaluate.tasks.squad import SquadConfig, SquadTask, read_questions
@@ -158,9 +158,7 @@ def our_seconds(model: Any, work: Work, seed: int) -> float:
         work.config,
         work.rate,
         seed,
-        task=work.name,
-        label=work.name,
-        progress=False,
+        telling=Telling(work.name, work.name),
     )
     return time.process_time() - begun
 

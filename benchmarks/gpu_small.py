@@ -40,7 +40,7 @@ from benchmarks.gpu_work import (
 )
 from benchmarks.sides import Work, bare_steps, ours
 from chronomask.evaluate.batches import Encoded
-from chronomask.evaluate.finetune import FineTuning, fine_tune
+from chronomask.evaluate.finetune import FineTuning, Telling, fine_tune
 from chronomask.model.modernbert import use_one_pass_gradients
 
 __all__ = [
@@ -307,7 +307,7 @@ def of_finetuning(task: str) -> Callable[[Setting], None]:
         ends = [time.perf_counter()]
         with at_toy_size(setting):  # a loss that is not finite ends it
             fine_tune(
-                model, examples, loss_of, recipe, 1e-4, 0, task=task, label=task, progress=False,
+                model, examples, loss_of, recipe, 1e-4, 0, telling=Telling(task, task),
                 stops_after=after_epoch,
             )  # fmt: skip
 

@@ -99,5 +99,9 @@ def test_weights_that_the_last_step_made_nan_give_no_answers(
 
     monkeypatch.setattr("chronomask.evaluate.finetuned_task.fine_tune", tune_and_break)
     task = GlueTask("rte", FineTuning(epochs=1, max_length=32))
-    with pytest.raises(RunError, match=r"rte.*what the fine-tuned model gives is not finite"):
+    with pytest.raises(
+        RunError, match=r"rte.*what the fine-tuned model gives is not finite"
+    ) as raised:
         task.run(subject, glue, 0, progress=False)
+    assert "--set rte.learning_rate=NUMBER" in str(raised.value)
+    assert "--set rte.precision=fp32" in str(raised.value)

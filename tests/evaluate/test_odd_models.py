@@ -108,7 +108,7 @@ def test_what_a_model_says_of_a_text_does_not_depend_on_the_others(
     def logits(texts: list[str]) -> list[list[float]]:
         encoded = encode(tokenizer, texts, None, 64)
         made = np.zeros((len(texts), 2))
-        for index, output in outputs(classifier, encoded, FineTuning(), label="", progress=False):
+        for index, output in outputs(classifier, encoded, FineTuning()):
             made[index] = output.logits.numpy()
         return made.tolist()
 
@@ -142,7 +142,7 @@ def test_a_step_of_fine_tuning_is_that_of_texts_without_padding(
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", note)
     fine_tune(
         model, encoded, lambda output, _, index: cross_entropy(output.logits, labels[index]),
-        FineTuning(epochs=1, batch_size=4), 1e-3, 0, task="cola", label="", progress=False,
+        FineTuning(epochs=1, batch_size=4), 1e-3, 0,
     )  # fmt: skip
     assert len(found) == len(expected)  # of one step
     for ours, right in zip(found, expected, strict=True):
@@ -261,7 +261,7 @@ def test_texts_without_a_token_are_answered(tmp_path: Path) -> None:
     encoded = encode(subject.tokenizer, ["", ""], None, 16)
     assert encoded.lengths.tolist() == [0, 0]
     classifier = subject.open_as("AutoModelForSequenceClassification", num_labels=2)
-    ((_, output),) = outputs(classifier, encoded, FineTuning(), label="", progress=False)
+    ((_, output),) = outputs(classifier, encoded, FineTuning())
     assert output.logits.isfinite().all()
 
 
@@ -305,7 +305,7 @@ def test_a_text_is_classified_by_its_own_last_token(tmp_path: Path) -> None:
     def logits(texts: list[str]) -> list[list[float]]:
         encoded = encode(subject.tokenizer, texts, None, 64)
         made = np.zeros((len(texts), 2))
-        for index, output in outputs(model, encoded, FineTuning(), label="", progress=False):
+        for index, output in outputs(model, encoded, FineTuning()):
             made[index] = output.logits.numpy()
         return made.tolist()
 

@@ -18,7 +18,7 @@ import transformers
 from chronomask.data.folder import PreparedData
 from chronomask.evaluate import recorded
 from chronomask.evaluate.batches import Encoded
-from chronomask.evaluate.finetune import FineTuning, fine_tune
+from chronomask.evaluate.finetune import FineTuning, Telling, fine_tune
 from chronomask.evaluate.finetuned_task import FineTunedTask
 from chronomask.evaluate.heads import Logits, run_headed
 from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
@@ -110,7 +110,7 @@ def train(model: Any, task: str, recipe: FineTuning = RECIPE, syncs: bool = Fals
     losses: list[float] = []
     loss_of = loss_on(task, model.device, losses, syncs)
     torch.manual_seed(7)
-    fine_tune(model, EXAMPLES, loss_of, recipe, 3e-3, 1, task="tiny", label="tiny", progress=False)
+    fine_tune(model, EXAMPLES, loss_of, recipe, 3e-3, 1, telling=Telling("tiny", "tiny"))
     return losses
 
 

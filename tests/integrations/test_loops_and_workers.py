@@ -218,6 +218,33 @@ def test_a_keyed_loader_says_where_it_stands_between_iterations(
     assert [b["row_id"].tolist() for b in loader] == [b["row_id"].tolist() for b in first]
 
 
+def test_a_keyed_loader_takes_the_state_of_version_0_2_0(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    """It counted batches, and knew neither the data set nor the processes."""
+
+    def loader(**more: Any) -> KeyedLoader:
+        return KeyedLoader(rows[:10], batch_size=3, collate_fn=RowCollator(tokenizer), **more)
+
+    def left(epoch: int, batches: int, **more: Any) -> list[list[int]]:
+        resumed = loader(**more)
+        resumed.load_state_dict({"epoch": epoch, "batches": batches})
+        return [batch["row_id"].tolist() for batch in resumed]
+
+    def whole(epoch: int, **more: Any) -> list[list[int]]:
+        fresh = loader(**more)
+        fresh.set_epoch(epoch)
+        return [batch["row_id"].tolist() for batch in fresh]
+
+    assert left(1, 0) == whole(1)
+    assert left(1, 2) == whole(1)[2:]
+    assert left(1, 4) == whole(2)  # the epoch was over
+    assert left(1, 3, drop_last=True) == whole(2, drop_last=True)
+    for wrong in ({"epoch": 1, "batches": "2"}, {"epoch": None, "batches": 2}):
+        with pytest.raises(UsageError, match=r"give what loader\.state_dict\(\) returned"):
+            loader().load_state_dict(wrong)  # type: ignore[arg-type]
+
+
 def test_a_keyed_loader_refuses_another_state(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:

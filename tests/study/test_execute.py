@@ -23,7 +23,7 @@ from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study import execute
-from chronomask.study.command import status
+from chronomask.study.command import plan, status
 from chronomask.study.command import study as run_a_study
 from chronomask.study.execute import Outcome, run_one, run_study, share_of
 from chronomask.study.open import open_study
@@ -360,8 +360,9 @@ def test_a_study_of_another_version_does_not_grow(values: dict[str, Any], tmp_pa
         with pytest.raises(UsageError, match=r"chronomask 0\.0\.1 there, .* here.*another --out"):
             app(command, standalone_mode=False)
         unit = str(3 if path.name == "environment.json" else len(grown.units) - 1)
-        with pytest.raises(UsageError, match="made by other versions"):
+        with pytest.raises(UsageError, match="other versions made"):
             app([*command, "--unit", unit], standalone_mode=False)
+        assert "not ready to run: other versions made" in plan(None, study.folder)
         assert not grown.run_of("fixed", 1).path.exists()
         path.write_text(before)
     check_versions(grown, grown.units)

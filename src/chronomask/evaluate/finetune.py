@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -26,13 +27,17 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from chronomask.evaluate.recorded import RecordedSteps
+
 __all__ = [
+    "NOT_TOLD",
     "AtLeastOne",
     "Diverged",
     "Examples",
     "FineTuning",
     "Loss",
     "Positive",
+    "Telling",
     "at_most",
     "fine_tune",
     "open_seeded",
@@ -51,7 +56,34 @@ _STEPS_BETWEEN_CHECKS = 50
 
 
 class Diverged(RunError):
-    """The loss of a fine-tuning is not finite."""
+    """The loss of a fine-tuning, or what the tuned model gives, is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """How fine-tuning is spoken of."""
+
+    task: str = ""
+    """whose settings a refusal names"""
+    label: str = ""
+    """what refusals and lines of progress begin with"""
+    progress: bool = False
+    """whether lines of progress are shown"""
+
+    def progress_of(self, total: int) -> Progress:
+        """The progress of work on ``total`` examples."""
+        return Progress(self.label, total, shown=self.progress)
+
+    def refusal_of(self, what: str) -> Diverged:
+        """The refusal of numbers that are not finite, with a way out."""
+        return Diverged(
+            f"{self.label}: {what}; try a lower learning rate (--set {self.task}.learning_rate=NUMBER) or "
+            f"--set {self.task}.precision=fp32"
+        )
+
+
+NOT_TOLD = Telling()
+"""Of fine-tuning that shows nothing and speaks of no task."""
 
 
 class FineTuning(Config):
@@ -122,9 +154,7 @@ def fine_tune(
     rate: float,
     seed: int,
     *,
-    task: str,
-    label: str,
-    progress: bool,
+    telling: Telling = NOT_TOLD,
     stops_after: Callable[[int], bool] | None = None,
 ) -> None:
     """Train the model in place; raises Diverged if the loss is not finite.
@@ -133,87 +163,151 @@ def fine_tune(
     padded to a few lengths for it. Where a model has dropout, so many more numbers are drawn: what is dropped
     is a function of the seed, but another one than without padding. A model that mixes padding into its
     tokens is given the examples of a batch by length, without padding, and their gradients are added up; the
-    loss of each length then counts by its share of the examples. ``task``: whose settings a refusal names;
-    ``label``: of the line of progress. ``stops_after``: asked after each epoch,
+    loss of each length then counts by its share of the examples. ``stops_after``: asked after each epoch,
     counted from 1, whether it was the last.
     """
-    import torch
-
-    from chronomask.evaluate.heads import run_headed
-    from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
+    from chronomask.evaluate.recorded import RecordedSteps, recorder_on
     from chronomask.keyed import Stream, row_keys
-    from chronomask.model.device import autocast
     from chronomask.model.documents import mixes_padding
 
-    device = next(model.parameters()).device
     mixing = mixes_padding(model)
+    device = next(model.parameters()).device
+    recorder = None if mixing else recorder_on(device)
+    tuning = _Tuning(model, examples, loss_of, recipe, mixing, recorded=recorder is not None)
+    recorded = (
+        None
+        if recorder is None
+        else RecordedSteps(tuning.train_on_one, device, recorder, telling.label)
+    )
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     warmup = round(recipe.warmup_share * steps)
-    recorder = None if mixing else recorder_on(device)
-    optimiser = _optimiser(model, recipe.weight_decay, device, recorded=recorder is not None)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    step, recent, counted = 0, torch.zeros((), device=device), 0
-
-    def train_on(*parts: tuple[dict[str, Any], torch.Tensor]) -> None:
-        """One step on the examples of all parts: what the model is given, and the examples' indices."""
-        number = sum(index.shape[0] for _, index in parts)
-        try:
-            for inputs, index in parts:
-                # A weight cast before a step is recorded would not be cast anew when it is replayed.
-                with autocast(device, recipe.precision, keeps_casts=recorder is None):
-                    output = run_headed(model, inputs)
-                loss = loss_of(output, inputs, index)
-                if len(parts) > 1:
-                    loss = loss * (index.shape[0] / number)
-                loss.backward()
-                recent.add_(loss.detach())
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
-            optimiser.step()
-        finally:
-            optimiser.zero_grad(set_to_none=True)
-
-    def train_on_one(inputs: dict[str, Any], index: torch.Tensor) -> None:
-        train_on((inputs, index))
-
-    lengths = examples.lengths
-    longest = int(lengths.max())
-    run = None if recorder is None else RecordedSteps(train_on_one, device, recorder, label)
+    step = 0
     with (
-        nullcontext() if run is None else run.open(),
-        Progress(label, len(examples) * recipe.epochs, shown=progress) as shown,
+        nullcontext() if recorded is None else recorded.open(),
+        telling.progress_of(len(examples) * recipe.epochs) as shown,
     ):
         for epoch in range(recipe.epochs):
             key = int(row_keys(seed, Stream.ORDER, epoch, 0)) >> 2
             model.train()  # scoring an epoch leaves it in evaluation mode
-            for index in shuffled_batches(lengths, recipe.batch_size, key):
-                _set_rate(optimiser, rate * _share_of_peak(step, steps, warmup))
-                if run is None:
-                    parts = [index]
-                    if mixing:
-                        parts = [index[k] for k in by_length(lengths[index], index.size, model)]
-                    train_on(*((examples.batch(k, model, device), send(k, device)) for k in parts))
-                else:
-                    length = padded_length(int(lengths[index].max()), longest)
-                    inputs = examples.batch(index, model, torch.device("cpu"), length=length)
-                    run(inputs, index, comes_again=index.size == recipe.batch_size)
-                step, counted = step + 1, counted + 1
+            for index in shuffled_batches(examples.lengths, recipe.batch_size, key):
+                tuning.set_rate(rate * _share_of_peak(step, steps, warmup))
+                tuning.step(index, recorded)
+                step += 1
                 note = ""
                 # Looking at the loss waits for the device, so it is looked at now and then.
-                if counted == _STEPS_BETWEEN_CHECKS or step == steps:
-                    note = f"loss {_finite(recent, step, task, label) / counted:.3f}"
-                    counted = 0
-                    recent.zero_()
+                if tuning.steps_not_looked_at == _STEPS_BETWEEN_CHECKS or step == steps:
+                    note = f"loss {tuning.mean_loss(step, telling):.3f}"
                 shown.advance(index.size, note)
             if stops_after is not None:
                 # A model that learnt nothing but NaN has a score as well.
-                _finite(recent, step, task, label)
+                tuning.check_loss(step, telling)
                 if stops_after(epoch + 1):
                     break
     model.eval()
 
 
+class _Tuning:
+    """A model that is being fine-tuned, its optimiser, and its losses since somebody looked at them."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        examples: Encoded,
+        loss_of: Loss,
+        recipe: FineTuning,
+        mixing: bool,
+        *,
+        recorded: bool,
+    ) -> None:
+        """``mixing``: the model mixes padding into its tokens; ``recorded``: steps are to be replayed."""
+        import torch
+
+        self._model, self._examples, self._loss_of, self._recipe = model, examples, loss_of, recipe
+        self._mixing, self._recorded = mixing, recorded
+        self._device = next(model.parameters()).device
+        self._optimiser = _optimiser(model, recipe.weight_decay, self._device, recorded=recorded)
+        self._parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
+        self._longest = int(examples.lengths.max())
+        self._losses = torch.zeros((), device=self._device)
+        self.steps_not_looked_at = 0
+
+    def set_rate(self, rate: float) -> None:
+        """Give the next steps a learning rate."""
+        import torch
+
+        for group in self._optimiser.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def step(self, index: NDArray[np.int64], recorded: RecordedSteps | None) -> None:
+        """Train on a batch, ``index``: its examples; by ``recorded`` steps where there are any."""
+        self.steps_not_looked_at += 1
+        if recorded is not None:
+            return self._replay(index, recorded)
+        parts = [index]
+        if self._mixing:
+            lengths = self._examples.lengths[index]
+            parts = [index[k] for k in by_length(lengths, index.size, self._model)]
+        device = self._device
+        return self._train_on(
+            *((self._examples.batch(k, self._model, device), send(k, device)) for k in parts)
+        )
+
+    def _replay(self, index: NDArray[np.int64], recorded: RecordedSteps) -> None:
+        import torch
+
+        from chronomask.evaluate.recorded import padded_length
+
+        length = padded_length(int(self._examples.lengths[index].max()), self._longest)
+        inputs = self._examples.batch(index, self._model, torch.device("cpu"), length=length)
+        recorded(inputs, index, comes_again=index.size == self._recipe.batch_size)
+
+    def train_on_one(self, inputs: dict[str, Any], index: torch.Tensor) -> None:
+        """One step on examples that all are in one batch, on the device: what can be recorded."""
+        self._train_on((inputs, index))
+
+    def _train_on(self, *parts: tuple[dict[str, Any], torch.Tensor]) -> None:
+        """One step on the examples of all parts: what the model is given, and the examples' indices."""
+        import torch
+
+        from chronomask.evaluate.heads import run_headed
+        from chronomask.model.device import autocast
+
+        number = sum(index.shape[0] for _, index in parts)
+        try:
+            for inputs, index in parts:
+                # A weight cast before a step is recorded would not be cast anew when it is replayed.
+                with autocast(self._device, self._recipe.precision, keeps_casts=not self._recorded):
+                    output = run_headed(self._model, inputs)
+                loss = self._loss_of(output, inputs, index)
+                if len(parts) > 1:
+                    loss = loss * (index.shape[0] / number)
+                loss.backward()
+                self._losses.add_(loss.detach())
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.max_gradient_norm)
+            self._optimiser.step()
+        finally:
+            self._optimiser.zero_grad(set_to_none=True)
+
+    def mean_loss(self, step: int, telling: Telling) -> float:
+        """Of the steps since it was looked at last; raises Diverged where it is not finite."""
+        mean = self.check_loss(step, telling) / self.steps_not_looked_at
+        self.steps_not_looked_at = 0
+        self._losses.zero_()
+        return mean
+
+    def check_loss(self, step: int, telling: Telling) -> float:
+        """The sum of the losses since they were looked at; raises Diverged where it is not finite."""
+        total = float(self._losses)
+        if not math.isfinite(total):
+            raise telling.refusal_of(f"the loss is not finite by step {step}")
+        return total
+
+
 def outputs(
-    model: PreTrainedModel, examples: Encoded, recipe: FineTuning, *, label: str, progress: bool
+    model: PreTrainedModel, examples: Encoded, recipe: FineTuning, telling: Telling = NOT_TOLD
 ) -> Iterator[tuple[NDArray[np.int64], Any]]:
     """(indices of the examples, the model's output), by batches of like length.
 
@@ -226,7 +320,7 @@ def outputs(
 
     device = next(model.parameters()).device
     model.eval()
-    with Progress(label, len(examples), shown=progress) as shown:
+    with telling.progress_of(len(examples)) as shown:
         for index in by_length(examples.lengths, 2 * recipe.batch_size, model):
             inputs = examples.batch(index, model, device)
             with torch.inference_mode(), autocast(device, recipe.precision):
@@ -235,10 +329,7 @@ def outputs(
                 getattr(output, name, None) for name in ("logits", "start_logits", "end_logits")
             )
             if not all(bool(each.isfinite().all()) for each in given if each is not None):
-                raise Diverged(
-                    f"{label}: what the fine-tuned model gives is not finite; try a lower learning rate "
-                    "(--set learning_rate=NUMBER) or --set precision=fp32"
-                )
+                raise telling.refusal_of("what the fine-tuned model gives is not finite")
             yield index, output
             shown.advance(index.size)
 
@@ -280,23 +371,3 @@ def _optimiser(
         fused=device.type in ("cpu", "cuda"),
         capturable=recorded,
     )
-
-
-def _set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
-    import torch
-
-    for group in optimiser.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def _finite(total: torch.Tensor, step: int, task: str, label: str) -> float:
-    value = float(total)
-    if not math.isfinite(value):
-        raise Diverged(
-            f"{label}: the loss is not finite by step {step}; try a lower learning rate "
-            f"(--set {task}.learning_rate=NUMBER) or --set {task}.precision=fp32"
-        )
-    return value

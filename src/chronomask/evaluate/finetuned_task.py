@@ -26,6 +26,7 @@ from chronomask.evaluate.finetune import (
     Examples,
     FineTuning,
     Loss,
+    Telling,
     at_most,
     fine_tune,
     open_seeded,
@@ -115,7 +116,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
     @abstractmethod
     def answers(
-        self, model: PreTrainedModel, part: Part[Examples, Tokens], label: str, progress: bool
+        self, model: PreTrainedModel, part: Part[Examples, Tokens], telling: Telling
     ) -> Any:
         """What a fine-tuned model says of each example of ``part``."""
 
@@ -203,13 +204,12 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         self, model: Subject, prepared: Prepared[Examples, Tokens], seed: int, progress: bool
     ) -> Tuned:
         """Fine-tune with the recipe, and answer the dev sets."""
-        label = f"{self.name} seed {seed}"
+        telling = Telling(self.name, f"{self.name} seed {seed}", progress)
         with self._open_tuned(
-            model, prepared.train, prepared.held_out, prepared.rate, seed, label, progress
+            model, prepared.train, prepared.held_out, prepared.rate, seed, telling
         ) as (tuned, best):
             answers = {
-                name: self.answers(tuned, part, label, progress)
-                for name, part in prepared.dev.items()
+                name: self.answers(tuned, part, telling) for name, part in prepared.dev.items()
             }
         return Tuned(answers, prepared.choice | best)
 
@@ -225,25 +225,24 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         held_out: Part[Examples, Tokens] | None,
         rate: float,
         seed: int,
-        label: str,
-        progress: bool,
+        telling: Telling,
     ) -> Iterator[tuple[PreTrainedModel, dict[str, float]]]:
         """A model fine-tuned on ``train``, stopped by ``held_out`` if there is one, and what decided that."""
         with self.open_copy(model, seed) as opened:
             best = None
             if held_out is not None and self.config.patience is not None:
-                score = partial(self._score_of, opened, held_out, label, progress)
+                score = partial(self._score_of, opened, held_out, telling)
                 best = _BestEpoch(opened, score, self.config.patience)
             fine_tune(
                 opened, train.encoded, self.loss(train, opened.device), self.config, rate, seed,
-                task=self.name, label=label, progress=progress, stops_after=best,
+                telling=telling, stops_after=best,
             )  # fmt: skip
             yield opened, {} if best is None else best.restore()
 
     def _score_of(
-        self, tuned: PreTrainedModel, part: Part[Examples, Tokens], label: str, progress: bool
+        self, tuned: PreTrainedModel, part: Part[Examples, Tokens], telling: Telling
     ) -> float:
-        return self.score(part, self.answers(tuned, part, label, progress))
+        return self.score(part, self.answers(tuned, part, telling))
 
     def _choose_rate(
         self,
@@ -260,18 +259,22 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         stopped_by = None if self.config.patience is None else outside
         scores, failed = {}, None
         for rate in sorted(set(self.config.learning_rates)):
-            label = f"{self.name} at {rate:g}"
-            opened = self._open_tuned(model, inside, stopped_by, rate, 0, label, progress)
+            telling = Telling(self.name, f"{self.name} at {rate:g}", progress)
+            opened = self._open_tuned(model, inside, stopped_by, rate, 0, telling)
             try:
                 with opened as (tuned, _):
-                    scores[rate] = self._score_of(tuned, outside, label, progress)
+                    scores[rate] = self._score_of(tuned, outside, telling)
             except Diverged as error:
                 failed = error
-                logger.warning("%s: the loss is not finite, so this rate is not chosen", label)
+                logger.warning(
+                    "%s: the loss or the answers are not finite, so this rate is not chosen",
+                    telling.label,
+                )
         if not scores:
+            lower = f"{self.name}.learning_rates=[{min(self.config.learning_rates) / 10:g}]"
             raise Diverged(
-                f"{self.name}: the loss is not finite at any of the learning rates: name lower ones, "
-                f"such as --set '{self.name}.learning_rates=[{min(self.config.learning_rates) / 10:g}]'"
+                f"{self.name}: the loss or the answers are not finite at any of the learning rates: name "
+                f"lower ones, such as --set '{lower}'"
             ) from failed
         best = max(scores, key=lambda rate: (scores[rate], -rate))
         details = {f"held_out_score_at_{rate:g}": value for rate, value in scores.items()}

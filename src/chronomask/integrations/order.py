@@ -334,11 +334,15 @@ class KeyedLoader(DataLoader[Any]):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue where :meth:`state_dict` was taken; after a finished epoch, with the next one.
 
+        The state of version 0.2.0, ``epoch`` and ``batches``, is taken for one of a loader like this one.
         Raises UsageError for another state, and for that of a loader whose rows come in another order.
         """
         own = self._decides_order()
         names = ["epoch", "rows", *own]
         given = state if isinstance(state, Mapping) else {}
+        if given.keys() == {"epoch", "batches"} and type(given["batches"]) is int:
+            rows = min(given["batches"] * (self.batch_size or 1), len(self._order))
+            given = {"epoch": given["epoch"], "rows": rows, **own}
         for name in names:
             if isinstance(given.get(name), bool) or not isinstance(given.get(name), int):
                 what = f"{name} = {given[name]!r}" if name in given else f"no {name!r}"

@@ -153,21 +153,22 @@ def plan(
 ) -> str:
     """What ``chronomask study plan`` says: the plan that ``study run`` begins with. Nothing is written.
 
-    Where files of tasks are missing, or the data lack what an arm's masking needs, it ends with what
-    ``study run`` would say of that.
+    Where files of tasks are missing, the data lack what an arm's masking needs, or other versions made what
+    is there, it ends with what ``study run`` would say of that.
     """
     allowance = _allow(minutes)
     study = _open(path, out, changes)
 
     from chronomask.study.execute import share_of
     from chronomask.study.suitability import check_masking_of_arms
-    from chronomask.study.units import check_task_data
+    from chronomask.study.units import check_task_data, check_versions
 
     units = study.in_order() if only is None else share_of(study, only)
     text = _plan(study, units, workers, price_per_hour, rate, allowance)
     try:
         check_masking_of_arms(study)
         check_task_data(study, from_hub=False)
+        check_versions(study, [unit for unit in units if not study.is_complete(unit)])
     except UsageError as error:
         text = f"{text}\nnot ready to run: {error}"
     return text

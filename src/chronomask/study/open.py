@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
@@ -16,7 +15,6 @@ from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
 from chronomask.folders import is_prepared_data, way_to_prepare_again, what_it_is
 from chronomask.prepare.config import PrepareConfig
-from chronomask.report.comparison import FILE
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import refuse_file, write_text
@@ -195,9 +193,7 @@ def _check_run(study: Study, unit: Unit) -> None:
         way_out = ""
         if lines := _advice_to_keep(study, unit, before, others):
             way_out = f"; to keep it, write {lines} in the study"
-        if (study.folder / FILE).is_file():
-            again = f"chronomask report {shlex.quote(str(study.folder))}"
-            way_out += f"; {again} draws the comparison that is there"
+        way_out += study.ways_to_see_it()
         raise UsageError(
             f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
             f"give another --out{way_out}"

@@ -6,6 +6,7 @@ There is no other record of progress, so a study continues from the contents of 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
 from chronomask.folders import is_prepared_data
+from chronomask.report.comparison import FILE
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.storage import read_object
@@ -132,9 +134,16 @@ class Study:
             back = ", or set the recipe back" if {*changed} <= {*task.to_dict()} else ""
             raise UsageError(
                 f"{path} was made with another recipe ({', '.join(changed)}): delete the results of this "
-                f"task to make them again{back}"
+                f"task to make them again{back}{self.ways_to_see_it()}"
             )
         return True
+
+    def ways_to_see_it(self) -> str:
+        """The end of a refusal: how what was compared before is looked at; "" where nothing was."""
+        if not (self.folder / FILE).is_file():
+            return ""
+        again = shlex.join(["chronomask", "report", str(self.folder)])
+        return f"; {again} draws the comparison that is there"
 
     def left_over(self) -> str:
         """A sentence about runs in the folder that are of no arm and seed of the study; "" without any.
@@ -229,32 +238,36 @@ def check_versions(study: Study, waiting: Iterable[Unit]) -> None:
     """Raise UsageError if what ``waiting`` would add could not be compared with what is there: runs, and
     results of one task, are compared of one version alone.
     """
-    here, waiting = versions_here(), list(waiting)
+    waiting = list(waiting)
+    made: dict[Path, Mapping[str, str]] = {}
     if any(unit.kind == "pretrain" for unit in waiting):
         for unit in study.units:
             noted = _noted_by(study.run(unit)) if unit.kind == "pretrain" else None
             if noted is not None:
-                _check_version(study.run(unit).path, noted.get("versions", {}), here)
+                made[study.run(unit).path] = noted.get("versions", {})
     tasks = {unit.task for unit in waiting if unit.kind == "evaluate"}
     for unit in study.units:
         if unit.task in tasks and study.is_complete(unit):
-            path = study.result(unit)
-            _check_version(path, TaskResult.load(path).versions, here)
+            made[study.result(unit)] = TaskResult.load(study.result(unit)).versions
+    here = versions_here()
+    others = {path: other for path, noted in made.items() if (other := _differing(noted, here))}
+    if others:
+        first, *more = others
+        and_more = f" and {len(more):,} more of the study's runs and results" if more else ""
+        raise UsageError(
+            f"other versions made {first}{and_more} ({'; '.join(others[first])}), and what is left to do "
+            "could not be compared with that: use those versions, remove what they made to make it again, "
+            f"or give another --out{study.ways_to_see_it()}"
+        )
 
 
-def _check_version(path: Path, noted: Mapping[str, str], here: Mapping[str, str]) -> None:
-    """Refuse what another version of a package made; the build of one, such as ``+cu128``, may differ."""
-    differing = [
+def _differing(noted: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Packages of another version than ``here``; the build of one, such as ``+cu128``, may differ."""
+    return [
         f"{name} {noted[name]} there, {own} here"
         for name, own in here.items()
         if name in noted and noted[name].partition("+")[0] != own.partition("+")[0]
     ]
-    if differing:
-        raise UsageError(
-            f"{path} was made by other versions ({'; '.join(differing)}), and what is left to do could not "
-            "be compared with it: use those versions, remove what they made to make it again, or give "
-            "another --out"
-        )
 
 
 def _noted_by(run: RunFolder) -> dict[str, Any] | None:

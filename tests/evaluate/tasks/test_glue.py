@@ -444,7 +444,10 @@ def test_a_learning_rate_whose_loss_is_not_finite_is_not_chosen(
     config = QUICK.replace(["learning_rates=[1e-5,1e9]"])
     result = GlueTask("sst2", config).run(subject, tmp_path, 0, progress=False)
     assert set(result.details) == {"learning_rate", "held_out_score_at_1e-05"}
-    assert "sst2 at 1e+09: the loss is not finite, so this rate is not chosen" in caplog.text
+    assert (
+        "sst2 at 1e+09: the loss or the answers are not finite, so this rate is not chosen"
+        in caplog.text
+    )
     with pytest.raises(
         RunError, match=r"lower ones, such as --set 'sst2\.learning_rates=\[1e\+07\]'$"
     ):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from chronomask.errors import DataError, check_installed, need, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode
-from chronomask.evaluate.finetune import FineTuning, Loss, outputs
+from chronomask.evaluate.finetune import NOT_TOLD, FineTuning, Loss, Telling, outputs
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part, Prepared
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import (
@@ -295,14 +295,12 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
         """float32 [B, classes], or [B, 1] of a score, of the model's output."""
         return output.logits.float()
 
-    def answers(
-        self, model: Any, part: GluePart, label: str = "", progress: bool = False
-    ) -> NDArray[Any]:
+    def answers(self, model: Any, part: GluePart, telling: Telling = NOT_TOLD) -> NDArray[Any]:
         """Class numbers int64, or scores float64, [N] in file order, of a fine-tuned model."""
         scores = self.format.classes is None
         encoded = part.encoded
         result = np.zeros(len(encoded), np.float64 if scores else np.int64)
-        for index, output in outputs(model, encoded, self.config, label=label, progress=progress):
+        for index, output in outputs(model, encoded, self.config, telling):
             logits = self.logits(output)
             result[index] = (logits[:, 0] if scores else logits.argmax(-1)).cpu().numpy()
         return result

@@ -21,7 +21,15 @@ from pydantic import Field
 
 from chronomask.errors import DataError, nearest, shown
 from chronomask.evaluate.batches import Encoded, end_to_end
-from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
+from chronomask.evaluate.finetune import (
+    NOT_TOLD,
+    AtLeastOne,
+    FineTuning,
+    Loss,
+    Positive,
+    Telling,
+    outputs,
+)
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import file_of_part, folder_of, no_file_of_part
@@ -176,15 +184,13 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
         return loss_of
 
     def answers(
-        self, model: PreTrainedModel, part: Part[Tagged, WordRows], label: str, progress: bool
+        self, model: PreTrainedModel, part: Part[Tagged, WordRows], telling: Telling = NOT_TOLD
     ) -> list[list[str]]:
         """The most likely label of each word."""
         # A word that the tokenizer drops is in no entity.
         outside = self._names.index(_OUTSIDE) if _OUTSIDE in self._names else 0
         found = np.full(sum(map(len, part.examples.words)), outside)
-        for index, output in outputs(
-            model, part.encoded, self.config, label=label, progress=progress
-        ):
+        for index, output in outputs(model, part.encoded, self.config, telling):
             places, at = _first_tokens(part.encoded, index)
             best = output.logits.float().argmax(-1).flatten().cpu().numpy()
             found[at] = best[places]

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chronomask.errors import DataError, UsageError, amount, shown
-from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
+from chronomask.evaluate.finetune import (
+    NOT_TOLD,
+    AtLeastOne,
+    FineTuning,
+    Loss,
+    Positive,
+    Telling,
+    outputs,
+)
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.spans import (
     Question,
@@ -200,14 +208,12 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
 
         return loss_of
 
-    def answers(
-        self, model: Any, part: SquadPart, label: str = "", progress: bool = False
-    ) -> list[Answer]:
+    def answers(self, model: Any, part: SquadPart, telling: Telling = NOT_TOLD) -> list[Answer]:
         """The answer to each question: the best span over all its windows, "" if there is none."""
         questions, windows = part.examples, part.encoded
         null = np.full(len(questions), np.inf)
         found: list[list[Span]] = [[] for _ in questions.questions]
-        for index, output in outputs(model, windows, self.config, label=label, progress=progress):
+        for index, output in outputs(model, windows, self.config, telling):
             starts = output.start_logits.float().cpu().numpy()
             ends = output.end_logits.float().cpu().numpy()
             for window, start, end in zip(index, starts, ends, strict=True):
