@@ -42,6 +42,16 @@ def test_prepared_data_are_no_run_and_no_model(tiny_data: PreparedData) -> None:
         PreparedData.open(manifest)
 
 
+def test_an_adapter_of_peft_is_no_model(tmp_path: Path, tiny_data: PreparedData) -> None:
+    """Its tokenizer lies beside it, and its weights fit no model by themselves."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(tiny_data.tokenizer_path, adapter)
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for refused in (find_subject, open_config):
+        with pytest.raises(UsageError, match=r"holds an adapter of PEFT.*merge_and_unload"):
+            refused(str(adapter))
+
+
 def test_what_is_no_prepared_data_is_told_as_what_it_is(
     tmp_path: Path, tiny_data: PreparedData
 ) -> None:

@@ -113,6 +113,12 @@ def _judge_by_files(folder: Path) -> str | None:
         return f"holds a model, {folder / 'model'}"
     if has("config.json"):
         return "is a model, which chronomask evaluate and chronomask adapt take"
+    if has("adapter_config.json"):
+        return (
+            "holds an adapter of PEFT and no whole model: in Python PeftModel.from_pretrained(model, "
+            f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER) makes one; save the tokenizer there "
+            "too"
+        )
     if has("tokenizer.json"):
         return "is a tokenizer, which chronomask prepare TEXT --tokenizer takes"
     measured = min(folder.glob("*/*-seed*.json"), default=None)

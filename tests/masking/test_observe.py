@@ -133,11 +133,13 @@ def test_a_ratio_that_follows_the_training_loss_needs_no_names_of_classes() -> N
     assert ratios == [0.15, 0.15]
     for content in ("ptw", "learning_progress"):
         few = Masker.for_tokenizer(tokenizer, content=content, class_names=("none", "A"))
-        with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
+        with pytest.raises(
+            UsageError, match=r"token class 3, this masker knows 0 to 1 \(none, A\)"
+        ):
             few(features, 0.1)
     held = Masker.for_tokenizer(tokenizer, class_names=("none", "A"))
     held.hold(class_weights=[1.0, 0.5])
-    with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
+    with pytest.raises(UsageError, match=r"token class 3, this masker knows 0 to 1 \(none, A\)"):
         held(features, 0.1)
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -284,3 +285,26 @@ def test_a_validation_of_few_rows_is_advised_fewer_than_it_takes(
     said = r"takes 6 rows at a time: set validation\.batch_rows=3;"
     with pytest.raises(RunError, match=said):
         pretrain(few, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        (2, "up to 2 rows of 64 tokens: set micro_batches=4 or activation_checkpointing=true;"),
+        (3, "up to 2 rows of 64 tokens: set micro_batches=4 or activation_checkpointing=true;"),
+        (4, "up to 1 row of 64 tokens: set activation_checkpointing=true;"),
+    ],
+)
+def test_what_takes_less_counts_the_rows_of_one_process(
+    config: RunConfig, tmp_path: Path, batches: int, said: str
+) -> None:
+    """Two processes share seven rows of a step, so that one of them has four."""
+    shared = config.replace(["rows_per_step=7", f"micro_batches={batches}"])
+    data = SimpleNamespace(row_length=64)
+    run: Any = SimpleNamespace(config=shared, data=data, folder=RunFolder(tmp_path))
+    world: Any = SimpleNamespace(device=torch.device("cpu"), size=2)
+    with (
+        pytest.raises(RunError, match=said),
+        memory.telling_what_takes_less(run, world),
+    ):
+        raise torch.OutOfMemoryError(CUDA)

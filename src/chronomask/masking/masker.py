@@ -165,8 +165,9 @@ class Masker:
         by_class = by_class and (content.needs_classes or self._weights is not None)
         if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
             raise UsageError(
-                f"the batch has token class {largest}, this masker knows {len(self.class_names)} "
-                f"({', '.join(self.class_names)}): give the names of the data's classes as class_names"
+                f"the batch has token class {largest}, this masker knows 0 to {len(self.class_names) - 1} "
+                f"({', '.join(self.class_names)}): give the names of the data's classes as class_names, that "
+                "of class 0, 'none', first"
             )
         return rows
 
