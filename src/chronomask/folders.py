@@ -114,10 +114,10 @@ def _judge_by_files(folder: Path) -> str | None:
     if has("config.json"):
         return "is a model, which chronomask evaluate and chronomask adapt take"
     if has("adapter_config.json"):
+        merged = f"PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload()"
         return (
-            "holds an adapter of PEFT and no whole model: in Python PeftModel.from_pretrained(model, "
-            f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER) makes one; save the tokenizer there "
-            "too"
+            f"holds an adapter of PEFT and no whole model: in Python {merged}.save_pretrained(FOLDER) makes "
+            "one; save the tokenizer there too"
         )
     if has("tokenizer.json"):
         return "is a tokenizer, which chronomask prepare TEXT --tokenizer takes"
