@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 
 from chronomask.cli import app
 from chronomask.errors import RunError, UsageError
+from chronomask.model.memory import Memory
 from chronomask.runs.layout import RunFolder
 from chronomask.train import loop, memory
 from chronomask.train.config import RunConfig
@@ -298,8 +300,11 @@ def test_a_validation_of_few_rows_is_advised_fewer_than_it_takes(
 def test_what_takes_less_counts_the_rows_of_one_process(
     config: RunConfig, tmp_path: Path, batches: int, said: str
 ) -> None:
-    """Two processes share seven rows of a step, so that one of them has four."""
-    shared = config.replace(["rows_per_step=7", f"micro_batches={batches}"])
+    """Two processes share seven rows of a step, so that one of them has four. Without a checkpoint also what
+    a resume would refuse may be set.
+    """
+    changes = ["rows_per_step=7", f"micro_batches={batches}", "masking.budget=batch"]
+    shared = config.replace(changes)
     data = SimpleNamespace(row_length=64)
     run: Any = SimpleNamespace(config=shared, data=data, folder=RunFolder(tmp_path))
     world: Any = SimpleNamespace(device=torch.device("cpu"), size=2)
@@ -308,3 +313,25 @@ def test_what_takes_less_counts_the_rows_of_one_process(
         memory.telling_what_takes_less(run, world),
     ):
         raise torch.OutOfMemoryError(CUDA)
+
+
+def test_the_memory_of_a_step_follows_its_devices_its_average_and_what_it_predicts(
+    config: RunConfig,
+) -> None:
+    config = config.replace(["rows_per_step=7", "micro_batches=1", "masking.ratio=0.25"])
+    model = BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2))
+
+    def of_step(*changes: str, devices: int = 1) -> Memory:
+        return memory.memory_of_step(
+            config.replace(changes), model, devices=devices, row_length=64, maskable=60,
+            bf16=False, on_cuda=False,
+        )  # fmt: skip
+
+    whole, numbers = of_step(), sum(p.numel() for p in model.parameters())
+    shared = of_step(devices=2)
+    assert shared.activations * 7 == whole.activations * 4  # one of the two has four rows
+    assert shared.parameters == whole.parameters
+    averaged = of_step("averaging.kind=ema")
+    assert averaged.optimiser - whole.optimiser == 4 * numbers
+    causal = of_step("objective.kind=hybrid", "objective.causal=0.4")
+    assert causal.logits * 60 * 0.25 == pytest.approx(whole.logits * 64)
