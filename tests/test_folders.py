@@ -11,7 +11,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.evaluate.subject import find_subject
 from chronomask.folders import what_it_is
-from chronomask.model.open import model_folder, open_config
+from chronomask.model.open import model_folder, open_config, weight_files
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.records import Fields
 from chronomask.prepare.read.sources import Files
@@ -50,6 +50,19 @@ def test_an_adapter_of_peft_is_no_model(tmp_path: Path, tiny_data: PreparedData)
     for refused in (find_subject, open_config):
         with pytest.raises(UsageError, match=r"holds an adapter of PEFT.*merge_and_unload"):
             refused(str(adapter))
+
+
+def test_an_adapter_of_peft_beside_a_model_is_refused(
+    tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    """Whether transformers takes it into the model depends on what is installed."""
+    model = tmp_path / "model"
+    save_tiny(model, tiny_data.tokenizer_path)
+    assert find_subject(str(model)).path == model
+    (model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for refused in (find_subject, weight_files):
+        with pytest.raises(UsageError, match="adapter of PEFT beside a model: join them"):
+            refused(model)  # type: ignore[operator]
 
 
 def test_what_is_no_prepared_data_is_told_as_what_it_is(

@@ -342,9 +342,16 @@ def check_tokens(name: str | Path, config: PretrainedConfig, vocab_size: int) ->
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder by name; every weight is read from one of them.
 
-    Raises UsageError where there is none. Where ``model.safetensors`` is not among them, an index says which
-    weight is in which file: DataError where it names another file or one that is missing.
+    Raises UsageError where there is none, and where an adapter of PEFT lies beside them, which transformers
+    takes into the model where PEFT is installed. Where ``model.safetensors`` is not among them, an index says
+    which weight is in which file: DataError where it names another file or one that is missing.
     """
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{folder} holds an adapter of PEFT beside a model: join them in Python with "
+            "PeftModel.from_pretrained(model, adapter).merge_and_unload() and save that in another folder, "
+            "or move the adapter's files away to take the model without it"
+        )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UsageError(
